@@ -1,0 +1,123 @@
+"""A training run written down: stages, teachers, steps, learning rates, losses, data.
+
+Knows which keys a recipe may have and what they mean. Does not know files (see `recipe_file`), models
+or devices; `data:` is handed to the batch source unread.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Positive = Annotated[int, Field(gt=0)]
+Count = Annotated[int, Field(ge=0)]
+Rate = Annotated[float, Field(gt=0.0)]
+Weight = Annotated[float, Field(ge=0.0)]
+Share = Annotated[float, Field(ge=0.0, le=1.0)]
+Scalar = str | bool | int | float | None
+
+
+class Strict(BaseModel):
+    """Refuses unknown keys and silent conversions; never changes after reading."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class LossWeights(Strict):
+    """Weights of the loss parts. Zero switches a part off; without a teacher only `task` is used."""
+
+    task: Weight = Field(1.0, description="Distance between the student's noise estimate and the true noise.")
+    output: Weight = Field(0.5, description="Distance between the two models' noise estimates.")
+    feature: Weight = Field(0.5, description="The tap pairs' feature distances.")
+    feature_mode: Literal["faithful", "normalised"] = Field(
+        "faithful",
+        description="faithful: the plain sum, as published. normalised: each term divided by the mean "
+        "square of the teacher's feature, then averaged.",
+    )
+
+
+class Stage(Strict):
+    """One student, one teacher, one stretch of training."""
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]*$", description="Short name, used in the run folder.")
+    plan: str = Field(description="Layer plan of the student: a catalog name or a plan file.")
+    start: str = Field(
+        description="Where the student's weights come from: 'scratch' (random), 'teacher' (carved from this "
+        "stage's teacher), 'previous' (carved from the stage before), 'grown' (the stage before, with the "
+        "layers it lacked put in as the identity), or the name or folder of a model."
+    )
+    teacher: str | None = Field(None, description="Model name, folder or hub id; none means task loss only.")
+    steps: Positive = Field(description="Optimizer steps.")
+    batch: Positive = Field(32, description="Samples per batch over all ranks.")
+    accumulate: Positive = Field(1, description="Batches per optimizer step.")
+    learning_rate: Rate = Field(1e-5, description="Peak learning rate of AdamW.")
+    schedule: Literal["constant", "cosine"] = Field("constant", description="Course of the learning rate.")
+    warmup: Count = Field(0, description="Steps over which the learning rate rises from zero.")
+    final: Share = Field(0.0, description="Share of the peak learning rate left at the end of a cosine.")
+    weight_decay: Weight = Field(0.01, description="AdamW weight decay.")
+    betas: tuple[float, float] = Field((0.9, 0.999), strict=False, description="AdamW betas.")
+    weighting: Literal["uniform", "min-snr", "v"] = Field(
+        "uniform", description="Weight of each sample's task and output loss by its signal-to-noise ratio."
+    )
+    loss: LossWeights = LossWeights()
+    ema: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(
+        0.0, description="Decay of the averaged weights that are saved as the student; 0 saves the last ones."
+    )
+    clip: Weight = Field(1.0, description="Largest gradient norm; 0 does not clip.")
+    caption_dropout: Share = Field(0.0, description="Share of samples trained on the empty caption.")
+    trainable: tuple[str, ...] = Field(
+        (),
+        strict=False,
+        description="Train only parameters with one of these words in their name; [] is all.",
+    )
+    gradient_checkpointing: bool = Field(False, description="Recompute activations: less memory, more time.")
+    precision: Literal["fp32", "bf16"] = Field("fp32", description="bf16 runs the models under autocast.")
+    checkpoint_every: Positive = Field(500, description="Steps between checkpoints.")
+    keep: Positive = Field(2, description="Checkpoints kept.")
+    log_every: Positive = Field(10, description="Steps between log lines.")
+    data: dict[str, Scalar | list[Scalar]] = Field(
+        default_factory=dict, description="Handed to the batch source."
+    )
+
+    @model_validator(mode="after")
+    def _teacher_is_there_when_needed(self) -> Stage:
+        if self.start == "teacher" and self.teacher is None:
+            raise ValueError("'start: teacher' needs a teacher to carve from")
+        if self.warmup >= self.steps and self.warmup > 0:
+            raise ValueError(f"a warm-up of {self.warmup} steps does not fit into {self.steps} steps")
+        return self
+
+    @property
+    def distils(self) -> bool:
+        """Whether a teacher takes part in the loss."""
+        return self.teacher is not None and (self.loss.output > 0 or self.loss.feature > 0)
+
+
+class Recipe(Strict):
+    """A run: stages in the order they are trained."""
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]*$", description="Name of the run and its folder.")
+    about: str = Field("", description="One line for people.")
+    seed: Count = Field(0, description="The only source of randomness.")
+    source: str = Field("mini", description="Which batch source feeds the run.")
+    parts: str | None = Field(
+        None,
+        description="Model whose VAE, text encoders, tokenizers and scheduler are put beside the student; "
+        "the last stage's teacher if not given.",
+    )
+    stages: tuple[Stage, ...] = Field(min_length=1, strict=False)
+
+    @model_validator(mode="after")
+    def _stages_fit_together(self) -> Recipe:
+        names = [stage.name for stage in self.stages]
+        if len(set(names)) < len(names):
+            raise ValueError(f"two stages have the same name: {', '.join(names)}")
+        if self.stages[0].start in ("previous", "grown"):
+            raise ValueError("the first stage cannot start from a previous one")
+        return self
+
+    @property
+    def parts_model(self) -> str | None:
+        """The model that lends the student everything but the UNet."""
+        return self.parts or next((s.teacher for s in reversed(self.stages) if s.teacher), None)

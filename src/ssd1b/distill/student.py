@@ -1,0 +1,142 @@
+"""Where a student's weights come from, and how it is written as a model others can load.
+
+Knows plans, state dicts and the diffusers folder layout. Does not know training.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from ssd1b.base.errors import LayoutError, RecipeError
+from ssd1b.base.files import finished_folder, write_manifest
+from ssd1b.base.seeds import seed_of
+from ssd1b.plan.layers import LayerPlan
+from ssd1b.surgery.carve import carve_state
+
+if TYPE_CHECKING:
+    from diffusers import UNet2DConditionModel
+
+_WEIGHTS = "diffusion_pytorch_model.safetensors"
+_LAST_LAYERS = ("conv2", "proj_out")  # of ResnetBlock2D and Transformer2DModel
+_BLOCK_LAST_LAYERS = (".to_out.0.", ".ff.net.2.")  # of BasicTransformerBlock
+
+
+def from_scratch(plan: LayerPlan, seed: int) -> UNet2DConditionModel:
+    """A random student whose residual and attention blocks begin as the identity.
+
+    Their last layers and the UNet's start at zero, so a deep UNet learns from the first step.
+    """
+    from diffusers import UNet2DConditionModel
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed_of(seed, "start"))
+        unet: UNet2DConditionModel = UNet2DConditionModel.from_config(plan.unet_config())
+    for name, module in unet.named_modules():
+        if name.rsplit(".", 1)[-1] in _LAST_LAYERS or name == "conv_out":
+            for parameter in module.parameters(recurse=False):
+                nn.init.zeros_(parameter)
+    return unet
+
+
+def from_state(plan: LayerPlan, state: Mapping[str, Tensor]) -> UNet2DConditionModel:
+    """The plan's student with exactly these weights."""
+    from diffusers import UNet2DConditionModel
+
+    unet: UNet2DConditionModel = UNet2DConditionModel.from_config(plan.unet_config())
+    unet.load_state_dict(dict(state))
+    return unet
+
+
+def carved(plan: LayerPlan, teacher: Mapping[str, Tensor]) -> UNet2DConditionModel:
+    """The plan's student with its teacher's weights."""
+    return from_state(plan, carve_state(teacher, plan))
+
+
+def carved_further(plan: LayerPlan, before: LayerPlan, state: Mapping[str, Tensor]) -> UNet2DConditionModel:
+    """The plan's student with the weights of an earlier student of the same teacher that kept more.
+
+    Raises:
+        RecipeError: the plan keeps a layer that the earlier student no longer has.
+    """
+    by_teacher_key = {before.teacher_key(key): value for key, value in state.items()}
+    try:
+        return carved(plan, by_teacher_key)
+    except LayoutError:
+        raise RecipeError(
+            f"A student of plan '{plan.name}' cannot be carved from one of plan '{before.name}', which no "
+            "longer has all its layers. Remove layers in the order in which the plans nest."
+        ) from None
+
+
+def grown(
+    plan: LayerPlan, before: LayerPlan, state: Mapping[str, Tensor], seed: int
+) -> UNet2DConditionModel:
+    """The plan's student, which has layers that an earlier student of the same teacher lacked.
+
+    The new layers begin as the identity (their last layers are zero), so both UNets compute the same at
+    first: a deep UNet may learn its first lessons while it is shallow and cheap (Net2DeeperNet,
+    arXiv:1511.05641).
+
+    Raises:
+        RecipeError: the plan lacks a layer of the earlier student, or both have other teachers.
+    """
+    lacks = set(before.weight_map().values()) - set(plan.weight_map().values())
+    if plan.teacher != before.teacher or lacks:
+        raise RecipeError(
+            f"A student of plan '{plan.name}' cannot be grown from one of plan '{before.name}', which has"
+            " layers that it lacks. Grow to a plan that keeps all the layers of the earlier one, of the same"
+            " teacher."
+        )
+    by_teacher_key = {before.teacher_key(key): value for key, value in state.items()}
+    unet = from_scratch(plan, seed)
+    weights = unet.state_dict()
+    for key, value in weights.items():
+        old = by_teacher_key.get(plan.teacher_key(key))
+        if old is not None:
+            weights[key] = old
+        elif any(name in key for name in _BLOCK_LAST_LAYERS):
+            weights[key] = torch.zeros_like(value)
+    unet.load_state_dict(weights)
+    return unet
+
+
+def _lend(parts: Path, folder: Path) -> None:
+    """Copy the pipeline's index and parts but the UNet; other files there are the lender's own story."""
+    for path in parts.iterdir():
+        if path.is_dir() and path.name != "unet" and not path.name.startswith("."):
+            shutil.copytree(path, folder / path.name)
+        elif path.name == "model_index.json":
+            shutil.copy(path, folder)
+
+
+def write_model(
+    config: Mapping[str, object],
+    weights: Mapping[str, Tensor],
+    parts: Path | None,
+    out: Path,
+    command: Sequence[str],
+    **facts: object,
+) -> None:
+    """Write a student as a complete diffusers folder: its UNet, and the other parts copied from `parts`.
+
+    Without `parts` the folder holds the UNet only. Weights are written as they are, float32.
+    """
+    from diffusers import UNet2DConditionModel
+
+    with finished_folder(out, replace=True) as folder:
+        if parts is not None:
+            _lend(parts, folder)
+        unet_folder = folder / "unet"
+        unet_folder.mkdir()
+        with torch.device("meta"):
+            UNet2DConditionModel.from_config(dict(config)).save_config(unet_folder)
+        plain = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
+        save_file(plain, unet_folder / _WEIGHTS, metadata={"format": "pt"})
+        write_manifest(folder, command=command, inputs={}, **facts)

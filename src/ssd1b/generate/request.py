@@ -1,0 +1,160 @@
+"""What one picture is asked to be: prompt, size, steps, seed.
+
+A request is complete (every default is filled in), so it can be written into the picture and repeated. This
+module does not know models; what fits which model is `defaults`' business.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from typing import Annotated
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+
+from ssd1b.base.errors import RequestError, did_you_mean
+from ssd1b.base.units import VAE_SCALE, aspects_of
+from ssd1b.generate.schedulers import kind_of
+
+MAX_SEED = 2**63 - 1
+MIN_SIDE_PX, MAX_SIDE_PX = 64, 4096
+MAX_PROMPT_CHARACTERS = 20_000
+
+
+def _sayable(text: str) -> str:
+    """Text that can be encoded at all; half a surrogate pair cannot."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError("holds half a character (a lone surrogate) that no text file can hold") from error
+    return text
+
+
+def _on_the_grid(side_px: int) -> int:
+    if side_px % VAE_SCALE:
+        raise ValueError(f"must be a multiple of {VAE_SCALE} pixels")
+    return side_px
+
+
+def _known_scheduler(name: str) -> str:
+    try:
+        kind_of(name)
+    except RequestError as error:
+        raise ValueError(str(error)) from error
+    return name
+
+
+Text = Annotated[str, Field(max_length=MAX_PROMPT_CHARACTERS), AfterValidator(_sayable)]
+Side = Annotated[int, Field(ge=MIN_SIDE_PX, le=MAX_SIDE_PX), AfterValidator(_on_the_grid)]
+
+
+class Request(BaseModel):
+    """One picture, fully described: the same request gives the same picture.
+
+    Attributes:
+        prompt: what is to be seen.
+        negative: what is not to be seen; None (nothing was said) and "" differ for models such as SDXL that
+            were trained to take "nothing" as zeros.
+        width: in pixels, as height; multiples of 8.
+        steps: UNet calls (twice as much work with guidance).
+        guidance: how strongly to follow the prompt; 1 or less switches guidance off.
+        scheduler: a name of `schedulers.NAMES`.
+        seed: of the starting noise; the same numbers as `torch.Generator("cpu").manual_seed(seed)`.
+        model: the model's name, as it was asked for.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    prompt: Text
+    negative: Text | None = None
+    width: Side
+    height: Side
+    steps: Annotated[int, Field(ge=1, le=1000)]
+    guidance: Annotated[float, Field(ge=0, le=100, allow_inf_nan=False, strict=False)]
+    scheduler: Annotated[str, AfterValidator(_known_scheduler)]
+    seed: Annotated[int, Field(ge=0, le=MAX_SEED)]
+    model: Text = ""
+
+    @property
+    def guided(self) -> bool:
+        """Whether the UNet is asked twice a step, with and without the prompt."""
+        return self.guidance > 1
+
+
+def request_of(fields: Mapping[str, object]) -> Request:
+    """Check raw values and make a request of them.
+
+    Raises:
+        RequestError: in one paragraph, every field that is missing, unknown or out of range.
+    """
+    try:
+        return Request.model_validate(dict(fields))
+    except ValidationError as error:
+        raise RequestError(_said_plainly(error)) from error
+
+
+def parse_size(text: str, sample_size: int) -> tuple[int, int]:
+    """Read "1152x896" (or with × or *) as (width, height) in pixels.
+
+    Raises:
+        RequestError: not a size, or not on the grid of 8 pixels; the nearest preset is named.
+    """
+    found = re.fullmatch(r"\s*(\d{1,6})\s*[xX×*]\s*(\d{1,6})\s*", text)
+    if not found:
+        raise RequestError(
+            f"'{text}' is not a size. Write width x height in pixels, such as {_example(sample_size)}."
+        )
+    width, height = int(found[1]), int(found[2])
+    if min(width, height) < MIN_SIDE_PX or max(width, height) > MAX_SIDE_PX:
+        raise RequestError(f"A side must have {MIN_SIDE_PX} to {MAX_SIDE_PX} pixels; {text} was asked for.")
+    if width % VAE_SCALE or height % VAE_SCALE:
+        name, (near_width, near_height) = nearest_aspect(width, height, sample_size)
+        raise RequestError(
+            f"Width and height must be multiples of {VAE_SCALE}; {text} was asked for. The nearest size "
+            f"this model was trained on is {near_width}x{near_height} (--aspect {name})."
+        )
+    return width, height
+
+
+def parse_aspect(text: str, sample_size: int) -> tuple[int, int]:
+    """Read one of the nine aspect ratios ("9:7", also "9/7" or "9x7") as (width, height) in pixels.
+
+    Raises:
+        RequestError: not one of the nine; the nearest is named.
+    """
+    presets = aspects_of(sample_size)
+    name = re.sub(r"\s*[/xX×]\s*", ":", text.strip())
+    if name in presets:
+        return presets[name]
+    found = re.fullmatch(r"(\d{1,4}):(\d{1,4})", name)
+    hint = did_you_mean(name, presets)
+    if found and int(found[1]) and int(found[2]):
+        hint = f" The nearest is {nearest_aspect(int(found[1]), int(found[2]), sample_size)[0]}."
+    raise RequestError(f"'{text}' is not one of the nine aspect ratios: {', '.join(presets)}.{hint}")
+
+
+def nearest_aspect(width: int, height: int, sample_size: int) -> tuple[str, tuple[int, int]]:
+    """Return name and (width, height) of the preset whose shape is closest, by the logarithm of the ratio."""
+    wanted = math.log(width / height)
+    presets = aspects_of(sample_size).items()
+    return min(presets, key=lambda preset: abs(math.log(preset[1][0] / preset[1][1]) - wanted))
+
+
+def _example(sample_size: int) -> str:
+    width, height = aspects_of(sample_size)["9:7"]
+    return f"{width}x{height}"
+
+
+def _said_plainly(error: ValidationError) -> str:
+    """One sentence a field, without pydantic's vocabulary."""
+    sentences = []
+    for problem in error.errors(include_url=False):
+        field = ".".join(str(part) for part in problem["loc"]) or "request"
+        said = problem["msg"].removeprefix("Value error, ")
+        if problem["type"] == "extra_forbidden":
+            said = f"is not a field of a request.{did_you_mean(field, Request.model_fields)}"
+        elif problem["type"] == "missing":
+            said = "is missing"
+        sentences.append(f"'{field}': {said}{'' if said.endswith(('.', '?')) else '.'}")
+    return "This picture cannot be made. " + " ".join(sentences)

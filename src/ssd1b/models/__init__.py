@@ -1,0 +1,1 @@
+"""Diffusion maths and the frozen parts that distillation and generation share."""

@@ -1,0 +1,106 @@
+"""The pure middle of training: terms, gradients, and a teacher that stays as it is."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from diffusers import DDPMScheduler, UNet2DConditionModel
+from tests.distill import tiny
+
+from ssd1b.distill import draws
+from ssd1b.distill.losses import LossParts
+from ssd1b.distill.recipe import LossWeights
+from ssd1b.distill.step import Objective, losses
+from ssd1b.distill.student import carved, from_scratch
+from ssd1b.models.schedule import Schedule
+
+BATCH = tiny.TinyBatches().batch_at(0)
+NOISE_BCHW = draws.noise(0, BATCH.ids, 0, BATCH.latent_BCHW)
+TIMESTEP_B = draws.timesteps(0, BATCH.ids, 0, 1000)
+
+
+@pytest.fixture(scope="module")
+def teacher() -> UNet2DConditionModel:
+    return tiny.shaken(from_scratch(tiny.plan("mini-sdxl"), 1)).eval().requires_grad_(False)
+
+
+def run(
+    student: UNet2DConditionModel, teacher: UNet2DConditionModel, weighting: str = "uniform"
+) -> LossParts:
+    objective = Objective(Schedule.sdxl(), weighting, teacher, tiny.plan("mini-ssd").tap_pairs())
+    return losses(student, objective, BATCH, NOISE_BCHW, TIMESTEP_B)
+
+
+def test_the_loss_is_what_the_original_script_computes(teacher: UNet2DConditionModel) -> None:
+    """The formula of segmind/SSD-1B's distill_sdxl.py, written out with plain hooks and mse_loss."""
+    student = carved(tiny.plan("mini-ssd"), teacher.state_dict())
+    ours = run(student, teacher).total(LossWeights())
+    ours.backward()
+    gradient = student.conv_in.weight.grad.clone()
+    student.zero_grad()
+    expected = written_out(student, teacher)
+    expected.backward()
+    torch.testing.assert_close(ours, expected)
+    torch.testing.assert_close(gradient, student.conv_in.weight.grad, rtol=1e-4, atol=1e-6)
+
+
+def written_out(student: UNet2DConditionModel, teacher: UNet2DConditionModel) -> torch.Tensor:
+    scheduler = DDPMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear")
+    noisy = scheduler.add_noise(BATCH.latent_BCHW, NOISE_BCHW, TIMESTEP_B)
+    cond = {"text_embeds": BATCH.pooled_BC, "time_ids": BATCH.time_ids_B6}
+    caught: dict[str, list[torch.Tensor]] = {"student": [], "teacher": []}
+    outputs = {}
+    for who, unet in (("student", student), ("teacher", teacher)):
+        blocks = [*unet.down_blocks, unet.mid_block, *unet.up_blocks]
+        handles = [unet.mid_block.register_forward_hook(lambda m, i, o, w=who: caught[w].append(o))]
+        for block in [b for b in blocks if b is not unet.mid_block]:
+            for module in [*block.resnets, *getattr(block, "attentions", [])]:
+                keep = lambda m, i, o, w=who: caught[w].append(o[0] if isinstance(o, tuple) else o)  # noqa: E731
+                handles.append(module.register_forward_hook(keep))
+        outputs[who] = unet(noisy, TIMESTEP_B, BATCH.context_BTC, added_cond_kwargs=cond).sample
+        for handle in handles:
+            handle.remove()
+    mse = torch.nn.functional.mse_loss
+    features = [mse(s, t) for s, t in zip(caught["student"], caught["teacher"], strict=True)]
+    assert len(features) == 26
+    output = mse(outputs["student"], outputs["teacher"])
+    return mse(outputs["student"], NOISE_BCHW) + 0.5 * output + 0.5 * sum(features)
+
+
+def test_a_student_that_is_its_teacher_has_only_the_task_left_to_learn(
+    teacher: UNet2DConditionModel,
+) -> None:
+    whole = tiny.plan("mini-sdxl")
+    student = carved(whole, teacher.state_dict())
+    objective = Objective(Schedule.sdxl(), "uniform", teacher, whole.tap_pairs())
+    parts = losses(student, objective, BATCH, NOISE_BCHW, TIMESTEP_B)
+    assert parts.output.item() < 1e-10 and parts.feature_term("faithful").item() < 1e-8
+    assert parts.task.item() > 0
+
+
+def test_the_teacher_gets_no_gradient_and_keeps_its_weights(teacher: UNet2DConditionModel) -> None:
+    before = copy.deepcopy(teacher.state_dict())
+    run(from_scratch(tiny.plan("mini-ssd"), 0), teacher).total(LossWeights()).backward()
+    assert all(parameter.grad is None for parameter in teacher.parameters())
+    assert all(torch.equal(before[name], value) for name, value in teacher.state_dict().items())
+    assert not teacher.training
+
+
+def test_gradient_checkpointing_changes_neither_loss_nor_gradient(teacher: UNet2DConditionModel) -> None:
+    plain = carved(tiny.plan("mini-ssd"), teacher.state_dict()).train()
+    thrifty = copy.deepcopy(plain)
+    thrifty.enable_gradient_checkpointing()
+    for student in (plain, thrifty):
+        run(student, teacher).total(LossWeights()).backward()
+    assert len(run(thrifty, teacher).feature) == 26
+    for one, other in zip(plain.parameters(), thrifty.parameters(), strict=True):
+        torch.testing.assert_close(one.grad, other.grad, rtol=1e-4, atol=1e-6)
+
+
+def test_no_weighting_silences_the_teacher(teacher: UNet2DConditionModel) -> None:
+    student = carved(tiny.plan("mini-ssd"), teacher.state_dict())
+    for weighting in ("uniform", "min-snr", "v"):
+        parts = run(student, teacher, weighting)
+        assert parts.output.item() > 0 and len(parts.feature) == 26
