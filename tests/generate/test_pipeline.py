@@ -17,6 +17,7 @@ from tests.tiny import tiny_pipeline, tiny_stock
 from ssd1b.base.errors import RequestError
 from ssd1b.generate import schedulers
 from ssd1b.generate.engines.fake import FakeDenoiser
+from ssd1b.generate.engines.torch import TorchAutoencoder, TorchDenoiser
 from ssd1b.generate.load import read_model
 from ssd1b.generate.model import Model
 from ssd1b.generate.pipeline import Cancelled, Step, batches, sample, sample_latents
@@ -175,7 +176,7 @@ def test_a_preview_of_a_linear_autoencoder_shows_its_colours() -> None:
         """Latents are the mean colours themselves, and a channel of nothing."""
 
         dtype, device = torch.float32, torch.device("cpu")
-        config = type("Config", (), {"scaling_factor": 0.5})()
+        config = {"scaling_factor": 0.5}  # noqa: RUF012
 
         def encode(self, pixels_BCHW: torch.Tensor) -> object:
             mean = torch.nn.functional.avg_pool2d(pixels_BCHW, 8)
@@ -183,7 +184,7 @@ def test_a_preview_of_a_linear_autoencoder_shows_its_colours() -> None:
             return type("Out", (), {"latent_dist": type("Dist", (), {"mean": mean})()})()
 
     latent = torch.tensor([1.0, -1.0, 0.2, 0.0]).view(4, 1, 1).expand(4, 2, 3) * 0.5
-    image = Previewer(Mean()).image(latent)
+    image = Previewer(TorchAutoencoder(Mean())).image(latent)
     assert image.size == (3, 2)
     assert image.getpixel((0, 0)) == (255, 0, 153)
 
@@ -199,9 +200,8 @@ def test_batches_keep_the_order_and_never_mix_sizes(widths: list[int], size: int
 
 def _model_of(stock: StableDiffusionXLPipeline) -> Model:
     """Our model around the parts of a stock pipeline."""
-    from ssd1b.generate.engines.torch import TorchDenoiser
     from ssd1b.generate.model import defaults_of
-    from ssd1b.models.encoders import TextStack
+    from ssd1b.models.encoders import CLIPEncoder, TextStack
     from ssd1b.plan.shape import shape_of
 
     shape = shape_of(stock.unet.config)
@@ -209,9 +209,11 @@ def _model_of(stock: StableDiffusionXLPipeline) -> Model:
         name="stock",
         folder=None,
         denoiser=TorchDenoiser(stock.unet),
-        unet=stock.unet,
-        vae=stock.vae,
-        text=TextStack((stock.tokenizer, stock.tokenizer_2), (stock.text_encoder, stock.text_encoder_2)),
+        vae=TorchAutoencoder(stock.vae),
+        text=TextStack(
+            (stock.tokenizer, stock.tokenizer_2),
+            (CLIPEncoder(stock.text_encoder), CLIPEncoder(stock.text_encoder_2)),
+        ),
         scheduler_config=dict(stock.scheduler.config),
         shape=shape,
         defaults=defaults_of(shape, stock.scheduler.config),

@@ -61,7 +61,7 @@ def test_text_keeps_its_rows_when_batches_are_joined_and_repeated(text: TextStac
 
 
 def test_the_text_encoders_are_frozen(text: TextStack) -> None:
-    for encoder in text.encoders:
+    for encoder in (wrapped.model for wrapped in text.encoders):
         assert not encoder.training
         assert not any(weight.requires_grad for weight in encoder.parameters())
 

@@ -87,7 +87,7 @@ def load_contenders(names: Sequence[str], device: str | None, run: Path | None =
     """Load the models under labels that differ; `run` belongs to the last of them."""
     from ssd1b.evaluate.report import Contender
     from ssd1b.formats import hub
-    from ssd1b.generate.load import load
+    from ssd1b.generate.load import TORCH, load
 
     labels: list[str] = []
     contenders = []
@@ -97,9 +97,9 @@ def load_contenders(names: Sequence[str], device: str | None, run: Path | None =
         labels.append(label)
         if hub.is_id(source) and not Path(source).exists():
             with show.counting_bytes(f"fetching {source}") as reached:
-                model = load(source, device=device, listener=hub.Listener(show.say, reached))
+                model = load(source, device=device, wish=TORCH, listener=hub.Listener(show.say, reached))
         else:
-            model = load(source, device=device)
+            model = load(source, device=device, wish=TORCH)
         contenders.append(Contender(label, source, model, run if number == len(names) - 1 else None))
     return contenders
 

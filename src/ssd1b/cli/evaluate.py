@@ -38,6 +38,8 @@ def command(
         Path | None, typer.Option(help="Save the pictures here, one sheet per kind, framed by verdict.")
     ] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, ...; chosen if not given.")] = None,
+    engine: Annotated[str, typer.Option(help="torch, or openvino for what `ssd1b export` made.")] = "torch",
+    precision: Annotated[str | None, typer.Option(help="Of the OpenVINO engine: fp16 or int8.")] = None,
 ) -> None:
     """Draw a fixed set of prompts and let the scene reader say what is in each picture.
 
@@ -51,12 +53,14 @@ def command(
         ssd1b evaluate mini-ssd --prompts 96 --json
 
         ssd1b evaluate runs/mini-ssd/student --out sheets
+
+        ssd1b evaluate mini-ssd --engine openvino --precision int8
     """
     from ssd1b.evaluate import judging
     from ssd1b.evaluate import prompts as fixed
 
     asked = fixed.prompts(fixed.TOTAL if prompts is None else prompts, seed)
-    loaded = load_miniature(model, device)
+    loaded = load_miniature(model, device, engine, precision)
     settings = judging.settings_of(loaded, steps, guidance, seed)
     examiner = judging.scene_reader()
     with show.counting(f"evaluating {Path(model).name}", len(asked), "pictures") as done:
@@ -71,7 +75,9 @@ def command(
         _print(model, examiner, answers)
 
 
-def load_miniature(name: str, device: str | None) -> Model:
+def load_miniature(
+    name: str, device: str | None, engine: str = "torch", precision: str | None = None
+) -> Model:
     """Load a mini model in float32, refusing any other before its weights are read.
 
     Raises:
@@ -80,9 +86,9 @@ def load_miniature(name: str, device: str | None) -> Model:
     from ssd1b.evaluate.judging import refuse_full_size
     from ssd1b.formats import hub
     from ssd1b.formats.diffusers_folder import read_json
+    from ssd1b.formats.openvino_ir import is_export
     from ssd1b.generate import load
     from ssd1b.mini import embedded
-    from ssd1b.models.device import choose
     from ssd1b.plan.shape import shape_of
 
     here = name in embedded.NAMES or Path(name).expanduser().exists()
@@ -97,7 +103,8 @@ def load_miniature(name: str, device: str | None) -> Model:
     if config.is_file():
         shape = shape_of(read_json(config))
         refuse_full_size(shape.sample_size, shape.cross_attention_dim, name)
-    return load.read_model(name, folder, choose(device, "float32"))
+    wish = load.wish_of("auto" if is_export(folder) else engine, precision)
+    return load.load(name, device=device, dtype="float32", wish=wish)
 
 
 def record(model: Model, examiner: Examiner, answers: list[Answer], settings: Settings) -> dict[str, object]:
@@ -118,6 +125,7 @@ def record(model: Model, examiner: Examiner, answers: list[Answer], settings: Se
         "scheduler": settings.scheduler,
         "seed": settings.seed,
         "seconds": round(sum(answer.seconds for answer in answers), 1),
+        "engine": model.engine,
         "device": model.placement.reason,
     }
 

@@ -65,6 +65,12 @@ def command(
     grid: Annotated[bool, typer.Option("--grid", help="Also a contact sheet of all of them.")] = False,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 or mps; left out: chosen.")] = None,
     dtype: Annotated[str | None, typer.Option(help="float32, float16 or bfloat16; left out: chosen.")] = None,
+    engine: Annotated[
+        str, typer.Option(help="torch, openvino, or auto: the fastest that is there.")
+    ] = "auto",
+    precision: Annotated[
+        str | None, typer.Option(help="Of the OpenVINO engine: fp16 or int8; left out: int8 if exported.")
+    ] = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one JSON object instead of file names.")
     ] = False,
@@ -85,7 +91,7 @@ def command(
 
     asked = Asked(prompt, negative, size, aspect, steps, guidance, scheduler, seed)
     refuse_nonsense(asked)
-    loaded = _load(model, device, dtype)
+    loaded = load_named(model, device=device, dtype=dtype, engine=engine, precision=precision)
     requests = _requests(asked, loaded, count)
     made = _make(loaded, requests, batch, Places(out, requests[0], single=count == 1 and not grid))
     if grid:
@@ -97,19 +103,27 @@ def command(
             show.stdout().print(str(path), markup=False, soft_wrap=True)
 
 
-def _load(name: str, device: str | None, dtype: str | None) -> Model:
+def load_named(
+    name: str,
+    *,
+    device: str | None = None,
+    dtype: str | None = None,
+    engine: str = "auto",
+    precision: str | None = None,
+) -> Model:
+    """Load a model, with a bar where it must be fetched."""
     from ssd1b.mini import embedded
 
     if name in embedded.NAMES:
         show.say(_MINIATURE.format(name))
-    from ssd1b.generate.load import load
+    from ssd1b.generate.load import load, wish_of
 
-    with _downloads() as listener:
-        return load(name, device=device, dtype=dtype, listener=listener)
+    with downloads() as listener:
+        return load(name, device=device, dtype=dtype, wish=wish_of(engine, precision), listener=listener)
 
 
 @contextmanager
-def _downloads() -> Iterator[Listener]:
+def downloads() -> Iterator[Listener]:
     """A listener that shows a bar as soon as bytes flow."""
     from ssd1b.formats.hub import Listener
 

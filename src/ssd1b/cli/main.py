@@ -35,6 +35,7 @@ SECTIONS: dict[str, tuple[Verb, ...]] = {
         Verb("distill",  "distill",  "train a student with layer-level losses, as a recipe says"),
     ),
     "Make pictures": (
+        Verb("export",   "export",   "write a model as another engine wants it"),
         Verb("generate", "generate", "make pictures from a sentence"),
         Verb("evaluate", "evaluate", "measure how well a model does what it is told"),
         Verb("compare",  "compare",  "put two models side by side in one report"),

@@ -16,7 +16,6 @@ import torch
 
 from ssd1b.evaluate.comparison import Speed
 from ssd1b.generate import pipeline
-from ssd1b.models.encoders import decode_latents
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -101,7 +100,7 @@ def _lap(model: Model, request: Request) -> Lap:
     began = _now(device)
     latent_BCHW = pipeline.sample_latents(replace(model, denoiser=starter), [request])
     drawn = _now(device)
-    pipeline.image_of(decode_latents(model.vae, latent_BCHW)[0])
+    pipeline.image_of(model.vae.decode(latent_BCHW)[0])
     done = _now(device)
     assert starter.began is not None, "a picture takes at least one step"
     return Lap(starter.began - began, drawn - starter.began, done - drawn)

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 
 BATCH = 24
 _WEIGHED = ("unet", "vae", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2", "scheduler")
+_WEIGHED_IN_EXPORTS = ("vae_decoder",)
 _WEBP_QUALITY = 92
 
 
@@ -207,10 +208,11 @@ def batches(asked: Sequence[Prompt], most: int = BATCH) -> Iterator[list[Prompt]
 def key_of(model: Model, examiner: Examiner, settings: Settings) -> str:
     """Name everything that decides the answers, in 24 hex digits."""
     assert model.folder is not None, "a loaded model comes from a folder"
-    parts = [path for part in _WEIGHED for path in sorted((model.folder / part).iterdir()) if path.is_file()]
+    places = [model.folder / part for part in (*_WEIGHED, *_WEIGHED_IN_EXPORTS)]
+    parts = [path for place in places if place.is_dir() for path in sorted(place.iterdir()) if path.is_file()]
     weights = [f"{path.parent.name}/{path.name} {sha256_file(path)}" for path in parts]
     asked = [asdict(prompt) for prompt in prompts(seed=settings.seed)]
-    numbers = str(model.placement.dtype)
+    numbers = str(model.placement.dtype) if model.engine == "torch" else model.engine
     text = json.dumps([weights, numbers, asked, asdict(settings), examiner.mark], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:24]
 

@@ -6,14 +6,20 @@ Does not know how pictures are made.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
-from ssd1b.base.errors import LayoutError, MissingFileError, RequestError, nearest
+import torch
+
+from ssd1b.base.errors import LayoutError, MissingFileError, RequestError, did_you_mean, nearest
 from ssd1b.base.files import MANIFEST
 from ssd1b.formats import hub
 from ssd1b.formats.diffusers_folder import open_folder, read_json
-from ssd1b.generate.engines.torch import TorchDenoiser
+from ssd1b.formats.openvino_ir import Precision, is_export, place_of, read_record
+from ssd1b.generate import openvino
+from ssd1b.generate.engines.torch import TorchAutoencoder, TorchDenoiser
 from ssd1b.generate.model import Model, defaults_of
 from ssd1b.generate.unpack import unpacked
 from ssd1b.models.device import Placement, choose
@@ -24,9 +30,27 @@ from ssd1b.plan.shape import shape_of
 if TYPE_CHECKING:
     from diffusers import UNet2DConditionModel
 
+ENGINES = ("auto", "torch", "openvino")
+PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 DEFAULT = "mini-ssd"
 PHOTOGRAPHS = "segmind/SSD-1B"
 _KNOWN_ON_HUB = (PHOTOGRAPHS, "segmind/Segmind-Vega", "stabilityai/stable-diffusion-xl-base-1.0")
+
+
+@dataclass(frozen=True, slots=True)
+class EngineWish:
+    """Which engine is to run the networks.
+
+    Attributes:
+        engine: "torch", "openvino", or "auto": the fastest that is there for this model and device.
+        precision: of OpenVINO's networks, "fp16" or "int8"; None: eight bits where they were exported.
+    """
+
+    engine: str = "auto"
+    precision: Precision | None = None
+
+
+AUTO, TORCH = EngineWish(), EngineWish("torch")
 
 
 def load(
@@ -34,6 +58,7 @@ def load(
     *,
     device: str | None = None,
     dtype: str | None = None,
+    wish: EngineWish = AUTO,
     listener: hub.Listener | None = None,
 ) -> Model:
     """Find a model and bring it onto the device, ready for `pipeline.sample`.
@@ -44,6 +69,7 @@ def load(
             "segmind/SSD-1B@<commit>".
         device: "cpu", "cuda", "cuda:1", "mps"; None lets the machine choose, as for dtype.
         dtype: "float32", "float16", "bfloat16".
+        wish: which engine is to run it.
         listener: hears of downloads.
 
     Raises:
@@ -52,7 +78,79 @@ def load(
     """
     placement = choose(device, dtype)
     folder = find(name, listener)
-    return read_model(_public_name(name), folder, placement)
+    export, reason = export_for(name, folder, placement, wish)
+    if export is None:
+        return read_model(public_name(name), folder, placement, reason)
+    from ssd1b.generate.openvino.engine import Settings
+    from ssd1b.generate.openvino.load import read_export
+
+    numbers = "bf16" if placement.dtype is torch.bfloat16 else "f32"
+    return read_export(public_name(name), export, Settings(precision=numbers), reason)
+
+
+def wish_of(engine: str = "auto", precision: str | None = None) -> EngineWish:
+    """A wish in a person's words, checked before gigabytes are fetched.
+
+    Raises:
+        RequestError: no engine or precision is called that, or the engine is not installed.
+    """
+    if engine not in ENGINES:
+        hint = did_you_mean(engine, ENGINES)
+        raise RequestError(f"No engine is called '{engine}'.{hint} There are: {', '.join(ENGINES)}.")
+    if precision is not None and precision not in PRECISIONS:
+        raise RequestError(f"No precision is called '{precision}'. There are: {', '.join(PRECISIONS)}.")
+    if engine == "torch" and precision:
+        raise RequestError("--precision is OpenVINO's; for the torch engine give --dtype.")
+    if engine == "openvino":
+        openvino.needed()
+    return EngineWish(engine, next((each for each in PRECISIONS if each == precision), None))
+
+
+def export_for(name: str, folder: Path, placement: Placement, wish: EngineWish) -> tuple[Path | None, str]:
+    """The export that is to run a model, or None for torch, and in a few words why.
+
+    Raises:
+        RequestError: the wish and the model do not fit, or there is no export as it was wished for.
+    """
+    if is_export(folder):
+        return _whole(folder, placement, wish), "the model is an export for it"
+    if wish.engine == "torch":
+        return None, "asked for"
+    precisions: tuple[Precision, ...] = (wish.precision,) if wish.precision else ("int8", "fp16")
+    there = [place for place in (place_of(folder, each) for each in precisions) if is_export(place)]
+    if wish.engine == "openvino":
+        return _asked_for(name, there, placement, wish), "asked for"
+    if placement.device.type != "cpu":
+        return None, "the engine for this device"
+    if not openvino.installed():
+        return None, f"OpenVINO, faster on processors, is not installed: {openvino.INSTALL}"
+    if not there:
+        return None, f"nothing faster is there; `ssd1b export {name} --to openvino` makes it"
+    return there[0], "the fastest here"
+
+
+def _asked_for(name: str, there: Sequence[Path], placement: Placement, wish: EngineWish) -> Path:
+    if placement.device.type != "cpu":
+        raise RequestError(f"The OpenVINO engine runs on the processor, and {placement.device} was chosen.")
+    if not there:
+        raise RequestError(
+            f"{name} has not been exported for OpenVINO in this precision yet. Do so once:"
+            f" ssd1b export {name} --to openvino --precision {wish.precision or 'int8'}"
+        )
+    return there[0]
+
+
+def _whole(folder: Path, placement: Placement, wish: EngineWish) -> Path:
+    """An export given as the model itself: it runs on OpenVINO or not at all."""
+    openvino.needed()
+    record = read_record(folder)
+    if wish.engine == "torch":
+        raise RequestError(f"{folder} is an export for OpenVINO; torch cannot run it. Give the model itself.")
+    if wish.precision not in (None, record.precision):
+        raise RequestError(f"{folder} is an export in {record.precision}, not in {wish.precision}.")
+    if placement.device.type != "cpu":
+        raise RequestError(f"{folder} is an export for processors, and {placement.device} was chosen.")
+    return folder
 
 
 def find(name: str, listener: hub.Listener | None = None) -> Path:
@@ -71,10 +169,11 @@ def find(name: str, listener: hub.Listener | None = None) -> Path:
     raise _unknown(name, tuple(embedded.NAMES))
 
 
-def read_model(name: str, folder: Path, placement: Placement) -> Model:
+def read_model(name: str, folder: Path, placement: Placement, why: str = "") -> Model:
     """Read a diffusers pipeline folder of the SDXL family.
 
-    Headers are checked before any weight is read, so that a missing or damaged file is named in one sentence.
+    `why` says why torch runs it. Headers are checked before any weight is read, so that a missing or damaged
+    file is named in one sentence.
     """
     pipeline = open_folder(folder)
     _refuse_other_vae(folder)
@@ -88,19 +187,18 @@ def read_model(name: str, folder: Path, placement: Placement) -> Model:
         name=name,
         folder=folder,
         denoiser=TorchDenoiser(unet),
-        unet=unet,
-        vae=load_vae(folder, device=placement.device, dtype=placement.dtype),
+        vae=TorchAutoencoder(load_vae(folder, device=placement.device, dtype=placement.dtype)),
         text=load_text(folder, device=placement.device, dtype=placement.dtype),
         scheduler_config=scheduler_config,
         shape=shape,
         defaults=defaults_of(shape, scheduler_config, takes_guidance=takes_guidance, manifest=manifest),
-        placement=placement,
+        placement=replace(placement, reason=f"{placement.reason}, by torch ({why})") if why else placement,
         zero_negative=bool(pipeline.index.get("force_zeros_for_empty_prompt", True)),
         takes_guidance=takes_guidance,
     )
 
 
-def _public_name(name: str) -> str:
+def public_name(name: str) -> str:
     """The name that goes into pictures: of a place on this disk only its last part."""
     path = Path(name).expanduser()
     return path.resolve().name if path.exists() else name

@@ -15,9 +15,7 @@ from ssd1b.generate import schedulers
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from diffusers import AutoencoderKL, UNet2DConditionModel
-
-    from ssd1b.generate.engines import Denoiser
+    from ssd1b.generate.engines import Autoencoder, Denoiser
     from ssd1b.models.device import Placement
     from ssd1b.models.encoders import TextStack
     from ssd1b.plan.shape import UNetShape
@@ -45,7 +43,8 @@ class Model:
     Attributes:
         name: as it was asked for.
         folder: the diffusers pipeline folder it was read from; None for a single file.
-        denoiser: runs `unet`; another engine may stand here.
+        denoiser: runs the UNet; `vae` and the encoders of `text` run on the same engine.
+        engine: "torch", or "openvino fp16" and "openvino int8".
         scheduler_config: scheduler_config.json, as a mapping.
         zero_negative: whether "no negative prompt" means zeros (SDXL) instead of the empty text.
         takes_guidance: whether the UNet takes the guidance scale as an input (LCM), so that no second call
@@ -55,13 +54,13 @@ class Model:
     name: str
     folder: Path | None
     denoiser: Denoiser
-    unet: UNet2DConditionModel
-    vae: AutoencoderKL
+    vae: Autoencoder
     text: TextStack
     scheduler_config: Mapping[str, object]
     shape: UNetShape
     defaults: Defaults
     placement: Placement
+    engine: str = "torch"
     zero_negative: bool = True
     takes_guidance: bool = False
 

@@ -18,7 +18,7 @@ from PIL import Image
 from ssd1b.base.units import latent_side
 from ssd1b.generate import schedulers
 from ssd1b.generate.engines import Conditioning
-from ssd1b.models.encoders import TextBatch, decode_latents, joined, time_ids
+from ssd1b.models.encoders import TextBatch, joined, time_ids
 
 if TYPE_CHECKING:
     from diffusers import SchedulerMixin
@@ -55,7 +55,7 @@ def sample(model: Model, requests: Sequence[Request], on_step: OnStep | None = N
         Cancelled: whatever `on_step` raises ends the run and passes through.
     """
     latent_BCHW = sample_latents(model, requests, on_step)
-    return [image_of(decode_latents(model.vae, row_CHW[None])[0]) for row_CHW in latent_BCHW]
+    return [image_of(model.vae.decode(row_CHW[None])[0]) for row_CHW in latent_BCHW]
 
 
 @torch.inference_mode()

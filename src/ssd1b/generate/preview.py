@@ -13,12 +13,12 @@ import torch
 
 from ssd1b.base.units import VAE_SCALE
 from ssd1b.generate.pipeline import image_of
-from ssd1b.models.encoders import encode_pixels
 
 if TYPE_CHECKING:
-    from diffusers import AutoencoderKL
     from PIL.Image import Image
     from torch import Tensor
+
+    from ssd1b.generate.engines import Autoencoder
 
 _SIDE_PX = 256
 _PATCH_PX = 32
@@ -27,12 +27,12 @@ _PATCH_PX = 32
 class Previewer:
     """Turns latents into thumbnails, one pixel a latent; the matrix is measured on first use of the class."""
 
-    def __init__(self, vae: AutoencoderKL) -> None:
+    def __init__(self, vae: Autoencoder) -> None:
         generator = torch.Generator("cpu").manual_seed(0)
         patches = _SIDE_PX // _PATCH_PX
         colours_13PP = torch.rand((1, 3, patches, patches), generator=generator) * 2 - 1
         pixels_13HW = torch.nn.functional.interpolate(colours_13PP, size=(_SIDE_PX, _SIDE_PX))
-        latent_CHW = encode_pixels(vae, pixels_13HW)[0].float().cpu()
+        latent_CHW = vae.encode(pixels_13HW)[0].float().cpu()
         wanted_3HW = torch.nn.functional.avg_pool2d(pixels_13HW, VAE_SCALE)[0]
         self._matrix_D3 = torch.linalg.lstsq(
             _rows(latent_CHW), wanted_3HW.flatten(1).T, driver="gelsd"

@@ -6,11 +6,11 @@ training. Shapes: B pictures, T tokens, C channels, H and W rows and columns (la
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor
@@ -23,7 +23,29 @@ if TYPE_CHECKING:
     from diffusers import AutoencoderKL
     from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
-_Encoder = TypeVar("_Encoder", bound="CLIPTextModel | CLIPTextModelWithProjection")
+
+class TextEncoder(Protocol):
+    """One CLIP text encoder, whatever runs it."""
+
+    def hidden(self, ids_BT: Tensor) -> tuple[Tensor, Tensor]:
+        """Token ids to the second to last hidden state (B, T, C) and the pooled, projected text (B, C).
+
+        An encoder without a projection gives its pooled hidden state, which SDXL does not use.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class CLIPEncoder:
+    """A `TextEncoder` around transformers' own class, frozen, on whatever device it lives."""
+
+    model: CLIPTextModel | CLIPTextModelWithProjection
+
+    def hidden(self, ids_BT: Tensor) -> tuple[Tensor, Tensor]:
+        """Run the encoder once."""
+        out = self.model(ids_BT.to(self.model.device), output_hidden_states=True)
+        pooled_BC = out.text_embeds if "text_embeds" in out else out.pooler_output
+        return out.hidden_states[-2], pooled_BC
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +81,7 @@ class TextStack:
     """SDXL's two tokenizers and two frozen CLIP encoders (the second one projects)."""
 
     tokenizers: tuple[CLIPTokenizer, CLIPTokenizer]
-    encoders: tuple[CLIPTextModel, CLIPTextModelWithProjection]
+    encoders: tuple[TextEncoder, TextEncoder]
 
     @property
     def max_tokens(self) -> int:
@@ -73,8 +95,7 @@ class TextStack:
         The second to last hidden state of both encoders, and the projected text of the second one: the same
         numbers as `StableDiffusionXLPipeline.encode_prompt` of diffusers.
         """
-        contexts = []
-        pooled_BC: Tensor | None = None
+        contexts, pooled = [], []
         for tokenizer, encoder in zip(self.tokenizers, self.encoders, strict=True):
             ids_BT = tokenizer(
                 list(prompts),
@@ -83,11 +104,10 @@ class TextStack:
                 truncation=True,
                 return_tensors="pt",
             ).input_ids
-            out = encoder(ids_BT.to(encoder.device), output_hidden_states=True)
-            contexts.append(out.hidden_states[-2])
-            pooled_BC = out[0]
-        context_BTC = torch.cat(contexts, dim=-1).to(self.encoders[1].dtype)
-        return TextBatch(context_BTC, cast("Tensor", pooled_BC))
+            context_BTC, pooled_BC = encoder.hidden(ids_BT)
+            contexts.append(context_BTC)
+            pooled.append(pooled_BC)
+        return TextBatch(torch.cat(contexts, dim=-1).to(contexts[1].dtype), pooled[1])
 
     def overflow(self, prompt: str) -> str:
         """The end of the prompt that does not fit and is not seen by the model ("" when all of it fits)."""
@@ -104,28 +124,38 @@ def load_text(folder: Path, *, device: torch.device, dtype: torch.dtype) -> Text
     Raises:
         MissingFileError: a part of the pipeline is not there.
     """
-    from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
-
-    def tokenizer(name: str) -> CLIPTokenizer:
-        return CLIPTokenizer.from_pretrained(part_folder(folder, name), local_files_only=True)
-
-    def encoder(kind: type[_Encoder], name: str) -> _Encoder:
-        part = part_folder(folder, name)
-        with quiet_loading():
-            model: _Encoder = kind.from_pretrained(
-                part,
-                dtype=dtype,
-                variant=weight_variant(part, dtype),
-                use_safetensors=True,
-                local_files_only=True,
-            )
-        model.to(device).eval().requires_grad_(False)
-        return model
-
-    return TextStack(
-        (tokenizer("tokenizer"), tokenizer("tokenizer_2")),
-        (encoder(CLIPTextModel, "text_encoder"), encoder(CLIPTextModelWithProjection, "text_encoder_2")),
+    first, second = (
+        load_clip(folder, part, device=device, dtype=dtype) for part in ("text_encoder", "text_encoder_2")
     )
+    return TextStack(load_tokenizers(folder), (first, second))
+
+
+def load_clip(folder: Path, name: str, *, device: torch.device, dtype: torch.dtype) -> CLIPEncoder:
+    """Read one text encoder: "text_encoder", or "text_encoder_2", which projects."""
+    from transformers import CLIPTextModel, CLIPTextModelWithProjection
+
+    kind = CLIPTextModelWithProjection if name == "text_encoder_2" else CLIPTextModel
+    part = part_folder(folder, name)
+    with quiet_loading():
+        model = kind.from_pretrained(
+            part,
+            dtype=dtype,
+            variant=weight_variant(part, dtype),
+            use_safetensors=True,
+            local_files_only=True,
+        )
+    return CLIPEncoder(model.to(device).eval().requires_grad_(False))
+
+
+def load_tokenizers(folder: Path) -> tuple[CLIPTokenizer, CLIPTokenizer]:
+    """Read the two tokenizers of a diffusers pipeline folder."""
+    from transformers import CLIPTokenizer
+
+    first, second = (
+        CLIPTokenizer.from_pretrained(part_folder(folder, name), local_files_only=True)
+        for name in ("tokenizer", "tokenizer_2")
+    )
+    return first, second
 
 
 def load_vae(folder: Path, *, device: torch.device, dtype: torch.dtype) -> AutoencoderKL:
@@ -162,45 +192,42 @@ def encode_pixels(vae: AutoencoderKL, pixels_BCHW: Tensor, *, noise_BCHW: Tensor
     with _half_precision_safe(vae):
         posterior = vae.encode(pixels_BCHW.to(vae.device, vae.dtype)).latent_dist
     latent_BCHW = posterior.mean if noise_BCHW is None else posterior.mean + posterior.std * noise_BCHW
-    return _normalised(vae, latent_BCHW)
+    return normalised(vae.config, latent_BCHW)
 
 
 @torch.inference_mode()
 def decode_latents(vae: AutoencoderKL, latent_BCHW: Tensor) -> Tensor:
     """Scaled latents to pixels in 0..1, float32."""
     with _half_precision_safe(vae):
-        plain_BCHW = _denormalised(vae, latent_BCHW.to(vae.device, vae.dtype))
+        plain_BCHW = denormalised(vae.config, latent_BCHW.to(vae.device, vae.dtype))
         pixels_BCHW: Tensor = vae.decode(plain_BCHW, return_dict=False)[0]
     return (pixels_BCHW * 0.5 + 0.5).clamp(0, 1).float()
 
 
-def _statistics(vae: AutoencoderKL, like_BCHW: Tensor) -> tuple[Tensor, Tensor] | None:
-    """Per-channel mean and deviation of the latents, for the few autoencoders that state them."""
-    mean, std = getattr(vae.config, "latents_mean", None), getattr(vae.config, "latents_std", None)
+def normalised(config: Mapping[str, Any], latent_BCHW: Tensor) -> Tensor:
+    """Plain latents, as the autoencoder makes them, to the scaled ones that a UNet sees.
+
+    `config` is the autoencoder's: the factor that brings latents to unit deviation (SDXL 0.13025) and, in a
+    few of them, a mean and a deviation for each channel.
+    """
+    mean_1C11, factor_1C11 = _scale(config, latent_BCHW)
+    return (latent_BCHW - mean_1C11) * factor_1C11
+
+
+def denormalised(config: Mapping[str, Any], latent_BCHW: Tensor) -> Tensor:
+    """Scaled latents back to plain ones."""
+    mean_1C11, factor_1C11 = _scale(config, latent_BCHW)
+    return latent_BCHW / factor_1C11 + mean_1C11
+
+
+def _scale(config: Mapping[str, Any], like_BCHW: Tensor) -> tuple[Tensor, Tensor]:
+    """What is taken off, and what the rest is multiplied by."""
+    factor = float(config["scaling_factor"])
+    mean, std = config.get("latents_mean"), config.get("latents_std")
     if mean is None or std is None:
-        return None
-    return like_BCHW.new_tensor(mean).view(1, -1, 1, 1), like_BCHW.new_tensor(std).view(1, -1, 1, 1)
-
-
-def _normalised(vae: AutoencoderKL, latent_BCHW: Tensor) -> Tensor:
-    statistics = _statistics(vae, latent_BCHW)
-    if statistics is None:
-        return latent_BCHW * _scaling(vae)
-    mean_1C11, std_1C11 = statistics
-    return (latent_BCHW - mean_1C11) * _scaling(vae) / std_1C11
-
-
-def _denormalised(vae: AutoencoderKL, latent_BCHW: Tensor) -> Tensor:
-    statistics = _statistics(vae, latent_BCHW)
-    if statistics is None:
-        return latent_BCHW / _scaling(vae)
-    mean_1C11, std_1C11 = statistics
-    return latent_BCHW * std_1C11 / _scaling(vae) + mean_1C11
-
-
-def _scaling(vae: AutoencoderKL) -> float:
-    """The factor that brings latents to unit deviation (SDXL 0.13025); the autoencoder's config keeps it."""
-    return float(vae.config.scaling_factor)
+        return like_BCHW.new_zeros(()), like_BCHW.new_tensor(factor)
+    std_1C11 = like_BCHW.new_tensor(std).view(1, -1, 1, 1)
+    return like_BCHW.new_tensor(mean).view(1, -1, 1, 1), factor / std_1C11
 
 
 @contextmanager

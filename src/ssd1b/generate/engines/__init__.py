@@ -1,4 +1,4 @@
-"""The seam between the denoising loop and whatever runs the UNet."""
+"""The seam between the denoising loop and whatever runs the networks: two small protocols."""
 
 from __future__ import annotations
 
@@ -31,4 +31,16 @@ class Denoiser(Protocol):
 
     def predict_noise(self, latent_BCHW: Tensor, step_B: Tensor, cond: Conditioning) -> Tensor:
         """Return the UNet's answer for latents at timesteps `step_B` (0..999), same shape as the latents."""
+        ...
+
+
+class Autoencoder(Protocol):
+    """Pixels to scaled latents and back."""
+
+    def encode(self, pixels_BCHW: Tensor) -> Tensor:
+        """Pixels in -1..1 to scaled latents, the mean of the posterior."""
+        ...
+
+    def decode(self, latent_BCHW: Tensor) -> Tensor:
+        """Scaled latents to pixels in 0..1, float32."""
         ...

@@ -1,4 +1,4 @@
-"""The UNet run by PyTorch, as diffusers defines it.
+"""UNet and autoencoder run by PyTorch, as diffusers defines them.
 
 Does not know prompts, schedulers or pictures.
 """
@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from ssd1b.models.encoders import decode_latents, encode_pixels
+
 if TYPE_CHECKING:
-    from diffusers import UNet2DConditionModel
+    from diffusers import AutoencoderKL, UNet2DConditionModel
     from torch import Tensor
 
     from ssd1b.generate.engines import Conditioning
@@ -36,14 +38,32 @@ class TorchDenoiser:
         return noise_BCHW
 
     def _guidance_embedding(self, cond: Conditioning) -> Tensor | None:
-        """Sines and cosines of guidance - 1, for a UNet that has learned guidance (arXiv:2310.04378)."""
-        size = self.unet.config.time_cond_proj_dim
-        if size is None or cond.guidance_B is None:
+        """For a UNet that has learned guidance (LCM), else None."""
+        n_channels = self.unet.config.time_cond_proj_dim
+        if n_channels is None or cond.guidance_B is None:
             return None
-        half = size // 2
-        rate_H = torch.exp(torch.arange(half) * -(torch.log(torch.tensor(10000.0)) / (half - 1)))
-        angle_BH = ((cond.guidance_B.float().cpu() - 1) * 1000)[:, None] * rate_H[None, :]
-        wave_BC = torch.cat([torch.sin(angle_BH), torch.cos(angle_BH)], dim=1)
-        if size % 2:
-            wave_BC = torch.nn.functional.pad(wave_BC, (0, 1))
-        return wave_BC.to(self.unet.device, cond.context_BTC.dtype)
+        return guidance_embedding(cond.guidance_B, n_channels).to(self.unet.device, cond.context_BTC.dtype)
+
+
+@dataclass(frozen=True, slots=True)
+class TorchAutoencoder:
+    """An `Autoencoder` around diffusers' `AutoencoderKL`."""
+
+    vae: AutoencoderKL
+
+    def encode(self, pixels_BCHW: Tensor) -> Tensor:
+        """Pixels in -1..1 to scaled latents, the mean of the posterior."""
+        return encode_pixels(self.vae, pixels_BCHW)
+
+    def decode(self, latent_BCHW: Tensor) -> Tensor:
+        """Scaled latents to pixels in 0..1, float32."""
+        return decode_latents(self.vae, latent_BCHW)
+
+
+def guidance_embedding(guidance_B: Tensor, n_channels: int) -> Tensor:
+    """Sines and cosines of guidance - 1, (B, n_channels), as LCM takes it (arXiv:2310.04378)."""
+    half = n_channels // 2
+    rate_H = torch.exp(torch.arange(half) * -(torch.log(torch.tensor(10000.0)) / (half - 1)))
+    angle_BH = ((guidance_B.float().cpu() - 1) * 1000)[:, None] * rate_H[None, :]
+    wave_BC = torch.cat([torch.sin(angle_BH), torch.cos(angle_BH)], dim=1)
+    return torch.nn.functional.pad(wave_BC, (0, 1)) if n_channels % 2 else wave_BC

@@ -1,0 +1,109 @@
+"""What a model's networks are really fed while it makes pictures, and how far two engines drift apart.
+
+Does not know how networks are quantised.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from statistics import median
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ssd1b.formats.openvino_ir import Drift
+from ssd1b.generate import pipeline
+from ssd1b.generate.openvino.engine import unet_inputs
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ssd1b.generate.engines import Conditioning, Denoiser
+    from ssd1b.generate.model import Model
+    from ssd1b.generate.openvino.quantise import Call
+    from ssd1b.generate.request import Request
+
+MAX_CALLS = 48
+"""Calls of the UNet that are kept: more would not fit beside a model of full size."""
+
+
+@dataclass(slots=True)
+class Recorder:
+    """A denoiser that keeps one row in `stride` of what goes through it, at all timesteps in turn."""
+
+    inner: Denoiser
+    guidance_channels: int | None
+    stride: int
+    calls: list[Call] = field(default_factory=list)
+    seen: int = 0
+
+    def predict_noise(self, latent_BCHW: Tensor, step_B: Tensor, cond: Conditioning) -> Tensor:
+        """Hand on to the denoiser inside."""
+        noise_BCHW = self.inner.predict_noise(latent_BCHW, step_B, cond)
+        inputs = unet_inputs(latent_BCHW, step_B, cond, self.guidance_channels)
+        for row in range(latent_BCHW.shape[0]):
+            if self.seen % self.stride == 0:
+                arrays = {name: value[row : row + 1].numpy().copy() for name, value in inputs.items()}
+                self.calls.append((arrays, noise_BCHW[row : row + 1].numpy().copy()))
+            self.seen += 1
+        return noise_BCHW
+
+
+@dataclass(frozen=True, slots=True)
+class Recording:
+    """Calls of the UNet (inputs and answers) and the finished latents, one row a picture."""
+
+    calls: Sequence[Call]
+    latents: Sequence[Tensor]
+
+
+def recorded(model: Model, requests: Sequence[Request], on_step: Callable[[], None]) -> Recording:
+    """Make the pictures of these requests, up to decoding, and keep what the UNet was fed.
+
+    Calls are spread over all requests and timesteps: their number is odd against the two rows of guidance.
+    """
+    rows = sum(
+        request.steps * (2 if request.guided and not model.takes_guidance else 1) for request in requests
+    )
+    stride = max(1, math.ceil(rows / MAX_CALLS)) | 1
+    channels = getattr(model.denoiser, "guidance_channels", None)
+    recorder = Recorder(model.denoiser, channels, stride)
+    watched = replace(model, denoiser=recorder)
+    latents = [pipeline.sample_latents(watched, [request], lambda _: on_step()) for request in requests]
+    return Recording(recorder.calls, latents)
+
+
+def drift_of(
+    model: Model,
+    truth: Recording,
+    requests: Sequence[Request],
+    decoded: Sequence[np.ndarray],
+    noise_error: float,
+) -> Drift:
+    """Make the same pictures with another engine and compare.
+
+    Args:
+        model: on the engine that is judged.
+        truth: what the other engine recorded for `requests`.
+        requests: one per picture.
+        decoded: the other engine's pictures, uint8 (H, W, 3).
+        noise_error: of the UNet alone, as it goes into the record.
+    """
+    values = []
+    for request, right in zip(requests, decoded, strict=True):
+        latent_BCHW = pipeline.sample_latents(model, [request])
+        values.append(psnr_db(picture_of(model, latent_BCHW), right))
+    return Drift(psnr_db=round(median(values), 2), noise_error=round(noise_error, 5), pictures=len(values))
+
+
+def picture_of(model: Model, latent_BCHW: Tensor) -> np.ndarray:
+    """The picture of one row of latents, uint8 (H, W, 3)."""
+    return np.asarray(pipeline.image_of(model.vae.decode(latent_BCHW)[0]))
+
+
+def psnr_db(one: np.ndarray, other: np.ndarray) -> float:
+    """Peak signal over noise of two pictures of 8 bits, in decibels; 99 where they are the same."""
+    error = float(np.square(one.astype(float) - other.astype(float)).mean())
+    return min(99.0, 10 * math.log10(255**2 / error)) if error else 99.0
