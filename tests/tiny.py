@@ -143,9 +143,10 @@ def tiny_pipeline(
     force_zeros: bool = True,
     variant: str | None = None,
     max_shard_size: str | None = None,
+    **changes: Any,
 ) -> Path:
     """Write a complete diffusers pipeline folder and return it; `variant="fp16"` writes half precision."""
-    pipeline = tiny_stock(plan, seed=seed, force_zeros=force_zeros)
+    pipeline = tiny_stock(plan, seed=seed, force_zeros=force_zeros, **changes)
     if variant == "fp16":
         pipeline.to(dtype=torch.float16)
     pipeline.save_pretrained(folder, variant=variant, max_shard_size=max_shard_size)

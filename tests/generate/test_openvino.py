@@ -56,6 +56,16 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
+def shallow(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    depths = {
+        "transformer_layers_per_block": [1, 1, 1],
+        "reverse_transformer_layers_per_block": None,
+        "mid_block_type": "UNetMidBlock2D",
+    }
+    return tiny_pipeline(tmp_path_factory.mktemp("shallow") / "model", variant="fp16", **depths)
+
+
+@pytest.fixture(scope="module")
 def exported(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("exports") / "fp16"
     export(Order(source, "tiny", "fp16"), place, ["test"], unheard)
@@ -88,7 +98,7 @@ def test_the_unet_answers_as_torch_does_at_sizes_that_halve_and_sizes_that_do_no
     steps = torch.tensor([999, 500, 1])[:rows]
     with torch.inference_mode():
         right = by_torch.denoiser.predict_noise(latent, steps, cond)
-    assert relative(by_openvino.denoiser.predict_noise(latent, steps, cond), right) < 1e-3
+    assert relative(by_openvino.denoiser.predict_noise(latent, steps, cond), right) < 1e-5
 
 
 def test_text_and_autoencoder_answer_as_torch_does(by_torch: Model, by_openvino: Model) -> None:
@@ -109,10 +119,12 @@ def test_both_engines_draw_the_same_picture(by_torch: Model, by_openvino: Model)
         assert psnr_db(np.asarray(found), np.asarray(right)) > 35
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_an_export_in_eight_bits_says_how_far_it_drifted_and_what_stayed_as_it_was(
-    source: Path, tmp_path: Path
+    shallow: Path, tmp_path: Path
 ) -> None:
-    order = Order(source, "tiny", "int8", requests=[FOX, FOX.model_copy(update={"seed": 9})], force=True)
+    order = Order(shallow, "tiny", "int8", requests=[FOX, FOX.model_copy(update={"seed": 9})], force=True)
     heard: list[str] = []
     record = export(order, tmp_path / "int8", ["test"], lambda what, done, total: heard.append(what))
     assert read_record(tmp_path / "int8") == record
@@ -125,11 +137,11 @@ def test_an_export_in_eight_bits_says_how_far_it_drifted_and_what_stayed_as_it_w
 
 
 def test_eight_bits_that_draw_other_pictures_are_refused_and_nothing_is_left(
-    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    shallow: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(exporting, "MIN_PSNR_DB", 98.9)
-    order = Order(source, "tiny", "int8", requests=[FOX], kept_back=())
-    with pytest.raises(LayoutError, match="draws other pictures.*Nothing was written.*--force"):
+    order = Order(shallow, "tiny", "int8", requests=[FOX], kept_back=("time", "text"))
+    with pytest.raises(LayoutError, match=r"draws other pictures.*Nothing was written.*--force"):
         export(order, tmp_path / "int8", ["test"], unheard)
     assert list(tmp_path.iterdir()) == []
 

@@ -8,12 +8,14 @@ loading. Does not know how networks are run, nor eight-bit numbers.
 from __future__ import annotations
 
 import gc
+import tempfile
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -28,6 +30,8 @@ if TYPE_CHECKING:
 _CPU, _F32 = torch.device("cpu"), torch.float32
 # Sides that are no multiple of four latents make diffusers trace the path that fits every size.
 _HEIGHT, _WIDTH = 14, 18
+_BEYOND_HALF = 2.0**60
+"""A power of two so large that float16 holds neither it nor, divided by it, any number about one."""
 
 
 class _UNet(nn.Module):
@@ -105,7 +109,7 @@ def convert_unet(folder: Path) -> openvino.Model:
     }
     if config.time_cond_proj_dim is not None:
         inputs["timestep_cond"] = torch.randn(2, config.time_cond_proj_dim)
-    return _traced(_UNet(unet), inputs, ["out_sample"])
+    return _with_exact_angles(_traced(_UNet(unet), inputs, ["out_sample"]))
 
 
 def convert_decoder(folder: Path) -> openvino.Model:
@@ -142,11 +146,18 @@ CONVERSIONS: dict[str, Callable[[Path], openvino.Model]] = {
 
 
 def save(model: openvino.Model, out: Path, *, half: bool = True) -> None:
-    """Write a network as OUT/openvino_model.xml and .bin; with `half`, float weights as float16."""
+    """Write a network as OUT/openvino_model.xml and .bin; with `half`, float weights as float16.
+
+    The network may come from the same folder: its weights are mapped from the file there, which is replaced
+    and never written over.
+    """
     import openvino
 
     out.mkdir(parents=True, exist_ok=True)
-    openvino.save_model(model, out / IR_FILE, compress_to_fp16=half)
+    with tempfile.TemporaryDirectory(dir=out) as fresh:
+        openvino.save_model(model, Path(fresh) / IR_FILE, compress_to_fp16=half)
+        for path in Path(fresh).iterdir():
+            path.replace(out / path.name)
 
 
 def _traced(module: nn.Module, inputs: dict[str, Tensor], outputs: list[str]) -> openvino.Model:
@@ -161,6 +172,29 @@ def _traced(module: nn.Module, inputs: dict[str, Tensor], outputs: list[str]) ->
     for port, name in zip(model.outputs, outputs, strict=True):
         port.get_tensor().set_names({name})
     gc.collect()
+    return model
+
+
+def _with_exact_angles(model: openvino.Model) -> openvino.Model:
+    """Keep the frequencies of the sinusoidal embeddings in float32 when weights are saved as float16.
+
+    A frequency is multiplied by timesteps up to 999 and sizes of thousands of pixels: rounded to eleven bits,
+    the angle is wrong by a quarter of a radian. OpenVINO leaves a constant in float32 where float16 cannot
+    hold it at all, so the frequencies are shrunk by a power of two and what meets them is grown by it: exact.
+    """
+    import openvino
+    from openvino import opset15 as ops
+
+    waves = [op for op in model.get_ordered_ops() if op.get_type_name() in ("Sin", "Cos")]
+    angles = [op.input_value(0).get_node() for op in waves]
+    for product in {angle.get_friendly_name(): angle for angle in angles}.values():
+        for here, there in ((0, 1), (1, 0)):
+            table = product.input_value(here).get_node()
+            if product.get_type_name() == "Multiply" and table.get_type_name() == "Constant":
+                small = ops.constant(table.data * np.float32(1 / _BEYOND_HALF), openvino.Type.f32)
+                grown = ops.multiply(product.input_value(there), ops.constant(np.float32(_BEYOND_HALF)))
+                product.input(here).replace_source_output(small.output(0))
+                product.input(there).replace_source_output(grown.output(0))
     return model
 
 

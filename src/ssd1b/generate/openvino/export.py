@@ -132,11 +132,12 @@ def _record(
 def _in_eight_bits(order: Order, part: Path, heard: Heard) -> Record:
     """Record what the networks are fed, quantise UNet and VAE decoder in place, and measure the drift."""
     truth, pictures = _watched(order, part, heard)
+    decoder_calls = _decoder_calls(part, truth)
     unet = _quantised(part / "unet", truth.calls, order.kept_back, heard)
     kept = [f"unet {group}" for group in unet.kept_back]
     noise_error = unet.error
     del unet
-    decoder = _quantised(part / "vae_decoder", _decoder_calls(part, truth), None, heard)
+    decoder = _quantised(part / "vae_decoder", decoder_calls, None, heard)
     kept += [f"vae_decoder {group}" for group in decoder.kept_back]
     del decoder
     write_record(part, _record(order, part, "int8"))

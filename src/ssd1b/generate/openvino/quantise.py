@@ -195,7 +195,7 @@ def _work(model: openvino.Model, inputs: Mapping[str, np.ndarray]) -> dict[str, 
     fixed.reshape({name: openvino.PartialShape(list(value.shape)) for name, value in inputs.items()})
     counted: dict[str, float] = defaultdict(float)
     for layer in _layers(fixed):
-        out, weight = math.prod(layer.output(0).shape), layer.input(1).shape
+        out, weight = math.prod(layer.output(0).get_shape()), tuple(layer.input_value(1).get_shape())
         deep = math.prod(weight[1:]) if layer.get_type_name() == "Convolution" else weight[-1]
         counted[group_of(layer.get_friendly_name())] += out * deep
     total = sum(counted.values())
