@@ -279,9 +279,7 @@ def test_layers_are_grouped_by_block_and_kind(layer: str, group: str) -> None:
     assert group_of(layer) == group
 
 
-GROUPS = st.lists(
-    st.builds(Group, st.uuids().map(str), st.floats(0.01, 1), st.floats(0, 1)), max_size=12
-)
+GROUPS = st.lists(st.builds(Group, st.uuids().map(str), st.floats(0.01, 1), st.floats(0, 1)), max_size=12)
 
 
 @given(GROUPS, st.floats(0, 1), st.floats(0, 1))

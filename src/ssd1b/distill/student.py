@@ -75,9 +75,7 @@ def carved_further(plan: LayerPlan, before: LayerPlan, state: Mapping[str, Tenso
         ) from None
 
 
-def grown(
-    plan: LayerPlan, before: LayerPlan, state: Mapping[str, Tensor], seed: int
-) -> UNet2DConditionModel:
+def grown(plan: LayerPlan, before: LayerPlan, state: Mapping[str, Tensor], seed: int) -> UNet2DConditionModel:
     """The plan's student, which has layers that an earlier student of the same teacher lacked.
 
     The new layers begin as the identity (their last layers are zero), so both UNets compute the same at
