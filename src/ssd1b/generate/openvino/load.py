@@ -65,13 +65,7 @@ def read_export(name: str, folder: Path, settings: Settings | None = None, why: 
             networks["vae_decoder"],
             read_json(folder / "vae_decoder" / "config.json"),
         ),
-        text=TextStack(
-            load_tokenizers(folder),
-            (
-                _text(folder, "text_encoder", networks),
-                _text(folder, "text_encoder_2", networks),
-            ),
-        ),
+        text=_text_stack(folder, networks),
         scheduler_config=scheduler_config,
         shape=shape,
         defaults=defaults_of(shape, scheduler_config, takes_guidance=takes_guidance, manifest=manifest),
@@ -80,6 +74,12 @@ def read_export(name: str, folder: Path, settings: Settings | None = None, why: 
         zero_negative=bool(index.get("force_zeros_for_empty_prompt", True)),
         takes_guidance=takes_guidance,
     )
+
+
+def _text_stack(folder: Path, networks: Mapping[str, Network]) -> TextStack:
+    """Both tokenizers and both text encoders."""
+    encoders = (_text(folder, "text_encoder", networks), _text(folder, "text_encoder_2", networks))
+    return TextStack(load_tokenizers(folder), encoders)
 
 
 def _guidance_channels(config: Mapping[str, object]) -> int | None:
