@@ -101,10 +101,10 @@ def run(bench: Bench, seeds: Sequence[int], workers: int) -> dict[str, object]:
         scored = list(pool.map(bench.score, [*models, str(bench.out / "carved"), "mini-sdxl"]))
     steps = {arm.slug: longer if arm is ALONE_LONGER else bench.steps for arm in ARMS}
     arms = [
-        {"name": "carved, not trained", "samples": 0, "seconds": 0.0, "seeds": [{"seed": 0, **scored[-2]}]}
+        {"name": "carved, not trained", "samples": 0, "seconds": 0.0, "seeds": [{**scored[-2], "seed": 0}]}
     ]
     for arm in ARMS:
-        rows = [{"seed": s, **row} for (a, s), row in zip(jobs, scored, strict=False) if a is arm]
+        rows = [{**row, "seed": s} for (a, s), row in zip(jobs, scored, strict=False) if a is arm]
         seconds = sum(bench.seconds(arm, seed) for seed in seeds) / len(seeds)
         samples = steps[arm.slug] * bench.batch(arm, seeds[0])
         arms.append({"name": arm.name, "samples": samples, "seconds": round(seconds, 1), "seeds": rows})

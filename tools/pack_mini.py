@@ -4,9 +4,11 @@
     python tools/pack_mini.py reader runs/mini/reader
     python tools/pack_mini.py model mini-sdxl runs/mini/mini-sdxl/student
     python tools/pack_mini.py model mini-sdxl-expert runs/mini/mini-sdxl-expert/student --base mini-sdxl
+    python tools/pack_mini.py ablation mini-ssd runs/ablation "256 scenes=runs/ablation-few" --note "what it shows"
 
 With --base only the tensors that differ from the base are kept. JSON files beside `unet` (ablation) and the
-model card come along, and the loss curves of the run, thinned.
+model card come along, and the loss curves of the run, thinned. An ablation of several runs is one file: the
+arms of the first, then those of the others, marked with their label; arms without training are taken once.
 """
 
 from __future__ import annotations
@@ -30,14 +32,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("what", choices=("parts", "reader", "model"))
-    parser.add_argument("words", nargs="+", help="[NAME] FOLDER")
+    parser.add_argument("what", choices=("parts", "reader", "model", "ablation"))
+    parser.add_argument("words", nargs="+", help="[NAME] FOLDER [LABEL=FOLDER ...]")
     parser.add_argument("--base")
+    parser.add_argument("--note", default="")
     told = parser.parse_args()
     if told.what == "parts":
         pack_parts(Path(told.words[0]))
     elif told.what == "reader":
         shutil.copytree(told.words[0], WEIGHTS / "reader", dirs_exist_ok=True)
+    elif told.what == "ablation":
+        pack_ablation(told.words[0], told.words[1:], told.note)
     else:
         pack_model(told.words[0], Path(told.words[1]), told.base)
     total = sum(path.stat().st_size for path in WEIGHTS.parent.rglob("*") if path.is_file())
@@ -71,6 +76,25 @@ def pack_model(name: str, folder: Path, base: str | None) -> None:
     for path in (*folder.glob("*.json"), *folder.glob("*.md"), *folder.glob("*.svg")):
         if path.name not in ("model_index.json", "manifest.json", "mini.json", "training.json"):
             shutil.copy(path, out)
+
+
+def pack_ablation(name: str, folders: list[str], note: str) -> None:
+    """Copy what scripts/ablate_mini.py found in several folders, LABEL=FOLDER after the first, as one file."""
+    arms: list[dict[str, object]] = []
+    commands = []
+    for word in folders:
+        label, _, folder = word.rpartition("=")
+        found = json.loads((Path(folder) / "ablation.json").read_text())
+        commands.append(found["command"])
+        for arm in found["arms"]:
+            seeds = [{key: seed[key] for key in ("seed", "overall", "scores")} for seed in arm["seeds"]]
+            if label and not arm["samples"]:
+                continue
+            arms.append({**arm, "name": f"{arm['name']}, {label}" if label else arm["name"], "seeds": seeds})
+        if word == folders[0]:
+            teacher = {key: found["teacher"][key] for key in ("overall", "scores")}
+    file = {"arms": arms, "teacher": teacher, "command": "; ".join(commands), "note": note}
+    (WEIGHTS / name / "ablation.json").write_text(json.dumps(file, indent=1) + "\n")
 
 
 def thinned(log: Path, most: int = 120) -> list[dict[str, object]]:

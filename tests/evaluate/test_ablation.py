@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import statistics
+from importlib.resources import files
 from pathlib import Path
 
 import pytest
@@ -31,6 +32,15 @@ def test_an_ablation_file_is_read_with_what_it_says(tmp_path: Path) -> None:
     assert read.command == "a b"
     assert read.arms[0].interval is None
     assert read.arms[1].mean == pytest.approx(0.81)
+
+
+def test_the_shipped_ablation_names_every_seed_once() -> None:
+    file = json.loads((files("ssd1b.mini") / "weights/mini-ssd/ablation.json").read_text("utf-8"))
+    trained = [arm for arm in file["arms"] if arm["samples"]]
+    assert trained, "arms that were trained"
+    for arm in trained:
+        seeds = [run["seed"] for run in arm["seeds"]]
+        assert len(seeds) >= 3 and len(set(seeds)) == len(seeds), arm["name"]
 
 
 @pytest.mark.parametrize("content", ["{", "{}", '{"arms": []}', '{"arms": [{"name": "x"}]}'])
