@@ -4,7 +4,7 @@
     python tools/pack_mini.py reader runs/mini/reader
     python tools/pack_mini.py model mini-sdxl runs/mini/mini-sdxl/student
     python tools/pack_mini.py model mini-sdxl-expert runs/mini/mini-sdxl-expert/student --base mini-sdxl
-    python tools/pack_mini.py ablation mini-ssd runs/ablation "256 scenes=runs/ablation-few" --note "what it shows"
+    python tools/pack_mini.py ablation mini-ssd runs/ablation "256 scenes=runs/ablation-few" --note "..."
 
 With --base only the tensors that differ from the base are kept. JSON files beside `unet` (ablation) and the
 model card come along, and the loss curves of the run, thinned. An ablation of several runs is one file: the
@@ -79,7 +79,7 @@ def pack_model(name: str, folder: Path, base: str | None) -> None:
 
 
 def pack_ablation(name: str, folders: list[str], note: str) -> None:
-    """Copy what scripts/ablate_mini.py found in several folders, LABEL=FOLDER after the first, as one file."""
+    """Copy what scripts/ablate_mini.py found, in LABEL=FOLDER after the first, as one file."""
     arms: list[dict[str, object]] = []
     commands = []
     for word in folders:
