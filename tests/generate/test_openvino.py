@@ -23,7 +23,7 @@ from ssd1b.generate.load import export_for, load, read_model, wish_of
 from ssd1b.generate.model import Model
 from ssd1b.generate.openvino import export as exporting
 from ssd1b.generate.openvino.calibrate import psnr_db
-from ssd1b.generate.openvino.engine import compiled_folder
+from ssd1b.generate.openvino.engine import OpenVINODenoiser, compiled_folder
 from ssd1b.generate.openvino.export import Order, export
 from ssd1b.generate.openvino.load import read_export
 from ssd1b.generate.openvino.quantise import Group, group_of, worst
@@ -119,6 +119,26 @@ def test_both_engines_draw_the_same_picture(by_torch: Model, by_openvino: Model)
         assert psnr_db(np.asarray(found), np.asarray(right)) > 35
 
 
+def cut_answers(model: Model, by_torch: Model) -> tuple[torch.Tensor, ...]:
+    """Whole answer, answer beside the deep features, answer from them, and from none."""
+    text = by_torch.text.encode(["a fox", ""])
+    latent = torch.randn(2, 4, 12, 10, generator=torch.Generator().manual_seed(0))
+    ids = torch.tensor([[96.0, 64, 0, 0, 96, 64]] * 2)
+    given = latent, torch.tensor([500, 500]), Conditioning(text.context_BTC, text.pooled_BC, ids)
+    denoiser = model.denoiser
+    assert isinstance(denoiser, OpenVINODenoiser)
+    kept, deep = denoiser.predict_keeping(*given)
+    again, without = (denoiser.predict_from(one, *given) for one in (deep, deep * 0))
+    return denoiser.predict_noise(*given), kept, again, without
+
+
+def test_an_exported_unet_can_be_cut_where_its_last_block_begins(by_torch: Model, by_openvino: Model) -> None:
+    whole, kept, again, without = cut_answers(by_openvino, by_torch)
+    assert relative(kept, whole) < 1e-5
+    assert relative(again, whole) < 1e-5
+    assert relative(without, whole) > 1e-3
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_an_export_in_eight_bits_says_how_far_it_drifted_and_what_stayed_as_it_was(
@@ -134,6 +154,11 @@ def test_an_export_in_eight_bits_says_how_far_it_drifted_and_what_stayed_as_it_w
     assert {"converting", "recording", "quantising unet", "quantising vae_decoder"} <= set(heard)
     picture = sample(read_export("tiny", tmp_path / "int8"), [FOX])[0]
     assert picture.size == (64, 96)
+    whole, kept, again, _ = cut_answers(
+        read_export("tiny", tmp_path / "int8"), read_model("tiny", shallow, choose("cpu"))
+    )
+    assert relative(kept, whole) < 1e-3
+    assert relative(again, whole) < 1e-3
 
 
 def test_eight_bits_that_draw_other_pictures_are_refused_and_nothing_is_left(

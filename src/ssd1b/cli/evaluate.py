@@ -6,6 +6,7 @@ insides.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -40,6 +41,15 @@ def command(
     device: Annotated[str | None, typer.Option(help="cpu, cuda, ...; chosen if not given.")] = None,
     engine: Annotated[str, typer.Option(help="torch, or openvino for what `ssd1b export` made.")] = "torch",
     precision: Annotated[str | None, typer.Option(help="Of the OpenVINO engine: fp16 or int8.")] = None,
+    guidance_until: Annotated[
+        float, typer.Option(help="Share of the steps that are guided, from the first; the rest cost half.")
+    ] = 1.0,
+    reuse: Annotated[
+        int, typer.Option(help="Run the UNet's deep blocks in each n-th step only (DeepCache); 1: in all.")
+    ] = 1,
+    tiny_decoder: Annotated[
+        Path | None, typer.Option(help="Folder of an AutoencoderTiny to use instead of the model's VAE.")
+    ] = None,
 ) -> None:
     """Draw a fixed set of prompts and let the scene reader say what is in each picture.
 
@@ -60,8 +70,12 @@ def command(
     from ssd1b.evaluate import prompts as fixed
 
     asked = fixed.prompts(fixed.TOTAL if prompts is None else prompts, seed)
-    loaded = load_miniature(model, device, engine, precision)
-    settings = judging.settings_of(loaded, steps, guidance, seed)
+    loaded = load_miniature(model, device, engine, precision, tiny_decoder)
+    settings = replace(
+        judging.settings_of(loaded, steps, guidance, seed),
+        guidance_until=guidance_until,
+        reuse=reuse,
+    )
     examiner = judging.scene_reader()
     with show.counting(f"evaluating {Path(model).name}", len(asked), "pictures") as done:
         answers = judging.judge_model(loaded, examiner, asked, settings, done)
@@ -76,7 +90,11 @@ def command(
 
 
 def load_miniature(
-    name: str, device: str | None, engine: str = "torch", precision: str | None = None
+    name: str,
+    device: str | None,
+    engine: str = "torch",
+    precision: str | None = None,
+    decoder: Path | None = None,
 ) -> Model:
     """Load a mini model in float32, refusing any other before its weights are read.
 
@@ -103,7 +121,7 @@ def load_miniature(
     if config.is_file():
         shape = shape_of(read_json(config))
         refuse_full_size(shape.sample_size, shape.cross_attention_dim, name)
-    wish = load.wish_of("auto" if is_export(folder) else engine, precision)
+    wish = load.wish_of("auto" if is_export(folder) else engine, precision, decoder=decoder)
     return load.load(name, device=device, dtype="float32", wish=wish)
 
 

@@ -61,7 +61,7 @@ def command(
 
         ssd1b export mini-ssd --to openvino --precision fp16 --out mini-ssd-fp16
     """
-    from ssd1b.formats.openvino_ir import place_of
+    from ssd1b.formats.openvino_ir import halfway, place_of
     from ssd1b.generate.load import find, public_name, wish_of
     from ssd1b.generate.openvino.asking import Wanted, calibration_requests
     from ssd1b.generate.openvino.export import Order, export
@@ -81,16 +81,17 @@ def command(
         requests=calibration_requests(source, model, wanted) if eight else (),
         kept_back=tuple(keep) if keep else None,
         force=force,
+        base=halfway(source) if eight else None,
     )
     place = out or place_of(source, wish.precision)
-    with _stages() as heard:
+    with stages() as heard:
         record = export(order, place, ["ssd1b", *sys.argv[1:]], heard)
     _print(order.name, record, place, as_json)
 
 
 @contextmanager
-def _stages() -> Iterator[Callable[[str, int, int], None]]:
-    """A bar for each stage, one after the other."""
+def stages() -> Iterator[Callable[[str, int, int], None]]:
+    """A bar for each stage of work, one after the other."""
     with ExitStack() as stack:
         stage, done = "", 0
         bars: list[Callable[[int], None]] = []

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from ssd1b.formats.hub import Listener
     from ssd1b.generate.asked import Asked
+    from ssd1b.generate.load import EngineWish
     from ssd1b.generate.model import Model
     from ssd1b.generate.request import Request
 
@@ -71,6 +72,18 @@ def command(
     precision: Annotated[
         str | None, typer.Option(help="Of the OpenVINO engine: fp16 or int8; left out: int8 if exported.")
     ] = None,
+    guidance_until: Annotated[
+        float, typer.Option(help="Share of the steps that are guided, from the first; the rest cost half.")
+    ] = 1.0,
+    reuse: Annotated[
+        int, typer.Option(help="Run the UNet's deep blocks in each n-th step only (DeepCache); 1: in all.")
+    ] = 1,
+    tiny_decoder: Annotated[
+        Path | None, typer.Option(help="Folder of an AutoencoderTiny to use instead of the model's VAE.")
+    ] = None,
+    compiled: Annotated[
+        bool, typer.Option("--compile", help="torch: compile the transformer blocks first, once a machine.")
+    ] = False,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one JSON object instead of file names.")
     ] = False,
@@ -87,11 +100,14 @@ def command(
 
         ssd1b generate "a lighthouse" --model segmind/SSD-1B --negative "blurry"    # full size
     """
-    from ssd1b.generate.asked import Asked, refuse_nonsense
+    from ssd1b.generate.asked import Asked, Savings, refuse_nonsense
+    from ssd1b.generate.load import wish_of
 
-    asked = Asked(prompt, negative, size, aspect, steps, guidance, scheduler, seed)
+    savings = Savings(guidance_until, reuse)
+    asked = Asked(prompt, negative, size, aspect, steps, guidance, scheduler, seed, savings)
     refuse_nonsense(asked)
-    loaded = load_named(model, device=device, dtype=dtype, engine=engine, precision=precision)
+    wish = wish_of(engine, precision, compiled=compiled, decoder=tiny_decoder)
+    loaded = load_named(model, device=device, dtype=dtype, wish=wish)
     requests = _requests(asked, loaded, count)
     made = _make(loaded, requests, batch, Places(out, requests[0], single=count == 1 and not grid))
     if grid:
@@ -108,18 +124,17 @@ def load_named(
     *,
     device: str | None = None,
     dtype: str | None = None,
-    engine: str = "auto",
-    precision: str | None = None,
+    wish: EngineWish | None = None,
 ) -> Model:
     """Load a model, with a bar where it must be fetched."""
     from ssd1b.mini import embedded
 
     if name in embedded.NAMES:
         show.say(_MINIATURE.format(name))
-    from ssd1b.generate.load import load, wish_of
+    from ssd1b.generate.load import AUTO, load
 
     with downloads() as listener:
-        return load(name, device=device, dtype=dtype, wish=wish_of(engine, precision), listener=listener)
+        return load(name, device=device, dtype=dtype, wish=wish or AUTO, listener=listener)
 
 
 @contextmanager

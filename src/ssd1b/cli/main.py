@@ -39,6 +39,7 @@ SECTIONS: dict[str, tuple[Verb, ...]] = {
         Verb("generate", "generate", "make pictures from a sentence"),
         Verb("evaluate", "evaluate", "measure how well a model does what it is told"),
         Verb("compare",  "compare",  "put two models side by side in one report"),
+        Verb("bench",    "bench",    "time engines on this machine, at true size, without downloads"),
     ),
     "The miniature": (
         Verb("demo",     "demo",     "the whole story in ten minutes: carve, distil, compare"),

@@ -87,6 +87,8 @@ class Settings:
     guidance: float
     scheduler: str
     seed: int = 0
+    guidance_until: float = 1.0
+    reuse: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,7 +215,9 @@ def key_of(model: Model, examiner: Examiner, settings: Settings) -> str:
     weights = [f"{path.parent.name}/{path.name} {sha256_file(path)}" for path in parts]
     asked = [asdict(prompt) for prompt in prompts(seed=settings.seed)]
     numbers = str(model.placement.dtype) if model.engine == "torch" else model.engine
-    text = json.dumps([weights, numbers, asked, asdict(settings), examiner.mark], sort_keys=True)
+    text = json.dumps(
+        [weights, numbers, model.decoder, asked, asdict(settings), examiner.mark], sort_keys=True
+    )
     return hashlib.sha256(text.encode()).hexdigest()[:24]
 
 
@@ -235,6 +239,9 @@ def request_for(model: Model, text: str, size_px: tuple[int, int], seed: int, se
             "scheduler": settings.scheduler,
             "seed": seed,
             "model": model.name,
+            "decoder": model.decoder,
+            "guidance_until": settings.guidance_until,
+            "reuse": settings.reuse,
         }
     )
 

@@ -86,6 +86,12 @@ def is_export(folder: Path) -> bool:
     return (folder / RECORD).is_file()
 
 
+def halfway(source: Path) -> Path | None:
+    """The export in fp16 of a pipeline folder, if it is in its usual place, for one in int8 to begin with."""
+    place = place_of(source, "fp16")
+    return place if is_export(place) else None
+
+
 def weight_sizes(folder: Path) -> dict[str, int]:
     """Sizes of the network files in a folder, for the record."""
     files = [folder / part / name for part in NETWORKS for name in (IR_FILE, IR_WEIGHTS)]

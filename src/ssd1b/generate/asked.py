@@ -6,7 +6,7 @@ Does not know where the wish came from (command line, server) nor how pictures a
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 from ssd1b.base.errors import RequestError
@@ -15,6 +15,17 @@ from ssd1b.generate.request import MAX_SEED, Request, nearest_aspect, parse_aspe
 
 if TYPE_CHECKING:
     from ssd1b.generate.model import Model
+
+
+@dataclass(frozen=True, slots=True)
+class Savings:
+    """Work left out at equal steps: see `Request` for what the numbers mean."""
+
+    guidance_until: float = 1.0
+    reuse: int = 1
+
+
+NO_SAVINGS = Savings()
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +43,7 @@ class Asked:
     guidance: float | None = None
     scheduler: str | None = None
     seed: int | None = None
+    savings: Savings = NO_SAVINGS
 
 
 def refuse_nonsense(asked: Asked) -> None:
@@ -47,6 +59,7 @@ def refuse_nonsense(asked: Asked) -> None:
         "seed": asked.seed,
         "scheduler": asked.scheduler,
     }
+    fields |= asdict(asked.savings)
     fields |= {"scheduler": "euler"} | {name: value for name, value in said.items() if value is not None}
     request_of({**fields, "prompt": asked.prompt, "negative": asked.negative})
     if asked.size and asked.aspect:
@@ -78,6 +91,8 @@ def completed(asked: Asked, model: Model, count: int = 1) -> list[Request]:
         "guidance": defaults.guidance if asked.guidance is None else asked.guidance,
         "scheduler": defaults.scheduler if asked.scheduler is None else asked.scheduler,
         "model": model.name,
+        "decoder": model.decoder,
+        **asdict(asked.savings),
     }
     return [request_of({**fields, "seed": seed + number}) for number in range(count)]
 

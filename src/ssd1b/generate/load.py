@@ -19,11 +19,11 @@ from ssd1b.formats import hub
 from ssd1b.formats.diffusers_folder import open_folder, read_json
 from ssd1b.formats.openvino_ir import Precision, is_export, place_of, read_record
 from ssd1b.generate import openvino
-from ssd1b.generate.engines.torch import TorchAutoencoder, TorchDenoiser
+from ssd1b.generate.engines.torch import TinyAutoencoder, TorchAutoencoder, TorchDenoiser, compiled
 from ssd1b.generate.model import Model, defaults_of
 from ssd1b.generate.unpack import unpacked
 from ssd1b.models.device import Placement, choose
-from ssd1b.models.encoders import load_text, load_vae
+from ssd1b.models.encoders import load_text, load_tiny_vae, load_vae
 from ssd1b.models.folder import load_unet
 from ssd1b.plan.shape import shape_of
 
@@ -44,10 +44,16 @@ class EngineWish:
     Attributes:
         engine: "torch", "openvino", or "auto": the fastest that is there for this model and device.
         precision: of OpenVINO's networks, "fp16" or "int8"; None: eight bits where they were exported.
+        compiled: whether torch compiles the transformer blocks first (a minute, then about a tenth faster).
+        channels_last: whether torch keeps channels innermost; None: on graphics cards.
+        decoder: folder of an `AutoencoderTiny` that is to be used instead of the model's own autoencoder.
     """
 
     engine: str = "auto"
     precision: Precision | None = None
+    compiled: bool = False
+    channels_last: bool | None = None
+    decoder: Path | None = None
 
 
 AUTO, TORCH = EngineWish(), EngineWish("torch")
@@ -80,15 +86,45 @@ def load(
     folder = find(name, listener)
     export, reason = export_for(name, folder, placement, wish)
     if export is None:
-        return read_model(public_name(name), folder, placement, reason)
+        model = read_model(public_name(name), folder, placement, reason)
+        return _with_tiny_decoder(prepared(model, wish), wish)
     from ssd1b.generate.openvino.engine import Settings
     from ssd1b.generate.openvino.load import read_export
 
     numbers = "bf16" if placement.dtype is torch.bfloat16 else "f32"
-    return read_export(public_name(name), export, Settings(precision=numbers), reason)
+    return _with_tiny_decoder(
+        read_export(public_name(name), export, Settings(precision=numbers), reason), wish
+    )
 
 
-def wish_of(engine: str = "auto", precision: str | None = None) -> EngineWish:
+def prepared(model: Model, wish: EngineWish) -> Model:
+    """Make torch's UNet ready as it was wished for.
+
+    Raises:
+        RequestError: compiling is not possible here.
+    """
+    assert isinstance(model.denoiser, TorchDenoiser), "an export is ready as it is"
+    last = model.placement.device.type == "cuda" if wish.channels_last is None else wish.channels_last
+    if last:
+        model.denoiser.unet.to(memory_format=torch.channels_last)
+    if wish.compiled:
+        compiled(model.denoiser.unet)
+    said = [word for word, true in (("channels last", last), ("compiled", wish.compiled)) if true]
+    reason = ", ".join([model.placement.reason, *said])
+    return replace(model, placement=replace(model.placement, reason=reason))
+
+
+def _with_tiny_decoder(model: Model, wish: EngineWish) -> Model:
+    """The model with another autoencoder, where one was given; torch runs it, on any engine."""
+    if wish.decoder is None:
+        return model
+    vae = load_tiny_vae(wish.decoder, device=model.placement.device, dtype=model.placement.dtype)
+    return replace(model, vae=TinyAutoencoder(vae), decoder=wish.decoder.resolve().name)
+
+
+def wish_of(
+    engine: str = "auto", precision: str | None = None, *, compiled: bool = False, decoder: Path | None = None
+) -> EngineWish:
     """A wish in a person's words, checked before gigabytes are fetched.
 
     Raises:
@@ -101,9 +137,12 @@ def wish_of(engine: str = "auto", precision: str | None = None) -> EngineWish:
         raise RequestError(f"No precision is called '{precision}'. There are: {', '.join(PRECISIONS)}.")
     if engine == "torch" and precision:
         raise RequestError("--precision is OpenVINO's; for the torch engine give --dtype.")
+    if compiled and engine == "openvino":
+        raise RequestError("--compile is torch's; OpenVINO compiles by itself. Leave it out.")
     if engine == "openvino":
         openvino.needed()
-    return EngineWish(engine, next((each for each in PRECISIONS if each == precision), None))
+    chosen = next((each for each in PRECISIONS if each == precision), None)
+    return EngineWish("torch" if compiled else engine, chosen, compiled, decoder=decoder)
 
 
 def export_for(name: str, folder: Path, placement: Placement, wish: EngineWish) -> tuple[Path | None, str]:

@@ -5,8 +5,9 @@ Does not know how it was loaded, nor how pictures are made with it.
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from ssd1b.base.units import VAE_SCALE
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
     from ssd1b.generate.engines import Autoencoder, Denoiser
     from ssd1b.models.device import Placement
-    from ssd1b.models.encoders import TextStack
+    from ssd1b.models.encoders import TextBatch, TextStack
     from ssd1b.plan.shape import UNetShape
 
 MINIATURE_BELOW = 64
@@ -36,6 +37,23 @@ class Defaults:
     source: str
 
 
+@dataclass(slots=True)
+class KnownText:
+    """Prompts that were lately encoded: a negative prompt, or one prompt with many seeds, costs once."""
+
+    most: int = 64
+    _known: OrderedDict[str, TextBatch] = field(default_factory=OrderedDict)
+
+    def of(self, prompt: str, text: TextStack) -> TextBatch:
+        """The encoded prompt, one row (310 kB at full size in half precision)."""
+        if prompt not in self._known:
+            self._known[prompt] = text.encode([prompt])
+        self._known.move_to_end(prompt)
+        while len(self._known) > self.most:
+            self._known.popitem(last=False)
+        return self._known[prompt]
+
+
 @dataclass(frozen=True, slots=True)
 class Model:
     """Everything needed to make pictures.
@@ -49,6 +67,8 @@ class Model:
         zero_negative: whether "no negative prompt" means zeros (SDXL) instead of the empty text.
         takes_guidance: whether the UNet takes the guidance scale as an input (LCM), so that no second call
             is due.
+        decoder: the name of a tiny autoencoder in the place of the model's own; "": its own.
+        known_text: what was lately encoded.
     """
 
     name: str
@@ -63,6 +83,14 @@ class Model:
     engine: str = "torch"
     zero_negative: bool = True
     takes_guidance: bool = False
+    decoder: str = ""
+    known_text: KnownText = field(default_factory=KnownText)
+
+    @property
+    def can_reuse(self) -> bool:
+        """Whether the topmost level of the UNet has no attention, so that it can run by itself."""
+        top = ("down_blocks.0.", self.shape.blocks[-1] + ".")
+        return not any(site.startswith(top) for site in self.shape.depths)
 
     @property
     def miniature(self) -> bool:

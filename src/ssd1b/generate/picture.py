@@ -81,6 +81,9 @@ def parameters(request: Request) -> str:
         "CFG scale": f"{request.guidance:g}",
         "Seed": request.seed,
         "Size": f"{request.width}x{request.height}",
+        "Guidance until": f"{request.guidance_until:g}" if request.guidance_until < 1 else "",
+        "DeepCache": request.reuse if request.reuse > 1 else "",
+        "VAE": _quoted(_one_line(request.decoder)),
         "Model": _quoted(_one_line(Path(request.model).name)),
         "Version": _quoted(f"ssd1b {ssd1b.__version__}"),
     }

@@ -8,22 +8,26 @@ pixels).
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import torch
 from PIL import Image
 
+from ssd1b.base.errors import RequestError
 from ssd1b.base.units import latent_side
 from ssd1b.generate import schedulers
 from ssd1b.generate.engines import Conditioning
+from ssd1b.generate.engines.reuse import Reusing
 from ssd1b.models.encoders import TextBatch, joined, time_ids
 
 if TYPE_CHECKING:
     from diffusers import SchedulerMixin
     from torch import Tensor
 
+    from ssd1b.generate.engines import DeepDenoiser, Denoiser
     from ssd1b.generate.model import Model
     from ssd1b.generate.request import Request
 
@@ -65,13 +69,17 @@ def sample_latents(model: Model, requests: Sequence[Request], on_step: OnStep | 
     assert len({_kind(request) for request in requests}) == 1, "requests of one batch must be alike"
     first = requests[0]
     guided = first.guided and not model.takes_guidance
+    denoiser = reusing(model, first)
     cond = _conditioning(model, requests, guided)
     scheduler = schedulers.build(first.scheduler, model.scheduler_config, first.steps, model.placement.device)
     generators = [torch.Generator("cpu").manual_seed(request.seed) for request in requests]
     latent_BCHW: Tensor = _starting_noise(model, first, generators) * scheduler.init_noise_sigma
     options = _step_options(scheduler, generators)
+    last_guided = math.ceil(first.guidance_until * len(scheduler.timesteps))
     for number, step in enumerate(scheduler.timesteps, 1):
-        noise_BCHW = _predict(model, scheduler.scale_model_input(latent_BCHW, step), step, cond, guided)
+        if guided and number > last_guided:
+            guided, cond = False, cond.rows(slice(len(requests), None))
+        noise_BCHW = _predict(denoiser, scheduler.scale_model_input(latent_BCHW, step), step, cond, guided)
         if guided:
             without_BCHW, with_BCHW = noise_BCHW.chunk(2)
             noise_BCHW = without_BCHW + first.guidance * (with_BCHW - without_BCHW)
@@ -97,8 +105,25 @@ def image_of(pixels_CHW: Tensor) -> Image.Image:
     return Image.fromarray(pixels_HWC)
 
 
-def _kind(request: Request) -> tuple[int, int, int, str, float]:
-    return request.width, request.height, request.steps, request.scheduler, request.guidance
+def reusing(model: Model, request: Request) -> Denoiser:
+    """The model's denoiser or, where the request says so, one that reuses deep features between steps.
+
+    Raises:
+        RequestError: this UNet has no level that could go on without the deeper ones.
+    """
+    if request.reuse == 1:
+        return model.denoiser
+    if not (model.can_reuse and hasattr(model.denoiser, "predict_keeping")):
+        raise RequestError(
+            f"{model.name} cannot reuse deep features: the topmost level of its UNet attends to the text, or"
+            f" its engine cannot be cut. Leave --reuse out."
+        )
+    return Reusing(cast("DeepDenoiser", model.denoiser), request.reuse)
+
+
+def _kind(request: Request) -> tuple[object, ...]:
+    saved = (request.guidance_until, request.reuse, request.decoder)
+    return request.width, request.height, request.steps, request.scheduler, request.guidance, *saved
 
 
 def _conditioning(model: Model, requests: Sequence[Request], guided: bool) -> Conditioning:
@@ -132,8 +157,11 @@ def _negatives(model: Model, requests: Sequence[Request]) -> TextBatch:
 
 
 def _encoded(model: Model, prompts: Sequence[str]) -> TextBatch:
-    """Encode each different prompt once and by itself, so that its neighbours cannot change it."""
-    known = {prompt: model.text.encode([prompt]) for prompt in dict.fromkeys(prompts)}
+    """Encode each different prompt by itself, so that its neighbours cannot change it.
+
+    What was lately encoded is not encoded again, in this batch or in a later one.
+    """
+    known = {prompt: model.known_text.of(prompt, model.text) for prompt in dict.fromkeys(prompts)}
     return joined(*(known[prompt] for prompt in prompts))
 
 
@@ -145,9 +173,11 @@ def _starting_noise(model: Model, request: Request, generators: Sequence[torch.G
     return torch.cat(rows).to(model.placement.device)
 
 
-def _predict(model: Model, latent_BCHW: Tensor, step: Tensor, cond: Conditioning, guided: bool) -> Tensor:
+def _predict(
+    denoiser: Denoiser, latent_BCHW: Tensor, step: Tensor, cond: Conditioning, guided: bool
+) -> Tensor:
     rows_BCHW = torch.cat([latent_BCHW, latent_BCHW]) if guided else latent_BCHW
-    return model.denoiser.predict_noise(rows_BCHW, step.expand(rows_BCHW.shape[0]), cond)
+    return denoiser.predict_noise(rows_BCHW, step.expand(rows_BCHW.shape[0]), cond)
 
 
 def _step_options(scheduler: SchedulerMixin, generators: list[torch.Generator]) -> dict[str, object]:

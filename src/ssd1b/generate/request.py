@@ -62,6 +62,9 @@ class Request(BaseModel):
         scheduler: a name of `schedulers.NAMES`.
         seed: of the starting noise; the same numbers as `torch.Generator("cpu").manual_seed(seed)`.
         model: the model's name, as it was asked for.
+        guidance_until: share of the steps that are guided, the first ones; the rest cost half.
+        reuse: the UNet's deep blocks run in each so many-th step only (DeepCache); 1: in all.
+        decoder: the name of a tiny decoder that is used instead of the model's own; "": its own.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
@@ -75,6 +78,9 @@ class Request(BaseModel):
     scheduler: Annotated[str, AfterValidator(_known_scheduler)]
     seed: Annotated[int, Field(ge=0, le=MAX_SEED)]
     model: Text = ""
+    guidance_until: Annotated[float, Field(gt=0, le=1, strict=False)] = 1.0
+    reuse: Annotated[int, Field(ge=1, le=20)] = 1
+    decoder: Text = ""
 
     @property
     def guided(self) -> bool:

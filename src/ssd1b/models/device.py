@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import psutil
 import torch
 
 from ssd1b.base.errors import RequestError, did_you_mean
@@ -39,6 +40,13 @@ def choose(device: str | None = None, dtype: str | None = None) -> Placement:
     where, why_device = _device(device)
     numbers, why_dtype = _dtype(dtype, where)
     return Placement(where, numbers, f"{where} ({why_device}), {_name(numbers)} ({why_dtype})")
+
+
+def free_bytes(device: torch.device) -> int:
+    """Memory that is free on a device, in bytes."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    return int(psutil.virtual_memory().available)
 
 
 def _device(asked: str | None) -> tuple[torch.device, str]:

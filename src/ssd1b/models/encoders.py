@@ -6,6 +6,7 @@ training. Shapes: B pictures, T tokens, C channels, H and W rows and columns (la
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,12 +16,13 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 from torch import Tensor
 
+from ssd1b.base.errors import LayoutError, MissingFileError
 from ssd1b.models.folder import part_folder, weight_variant
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from diffusers import AutoencoderKL
+    from diffusers import AutoencoderKL, AutoencoderTiny
     from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 
@@ -169,6 +171,31 @@ def load_vae(folder: Path, *, device: torch.device, dtype: torch.dtype) -> Autoe
         variant=weight_variant(part, dtype),
         use_safetensors=True,
         local_files_only=True,
+    )
+    return vae.to(device).eval().requires_grad_(False)
+
+
+def load_tiny_vae(folder: Path, *, device: torch.device, dtype: torch.dtype) -> AutoencoderTiny:
+    """Read an `AutoencoderTiny` (TAESD's layout) from its own folder of config.json and weights.
+
+    Raises:
+        MissingFileError: the folder or its weights are not there.
+        LayoutError: it is another kind of autoencoder, or made for other latents.
+    """
+    from diffusers import AutoencoderTiny
+
+    config = folder / "config.json"
+    if not config.is_file():
+        raise MissingFileError(f"There is no config.json in {folder}. Give the folder of an AutoencoderTiny.")
+    told = json.loads(config.read_text())
+    if told.get("_class_name") != "AutoencoderTiny" or told.get("latent_channels", 4) != 4:
+        raise LayoutError(
+            f"{folder} is a {told.get('_class_name')} for {told.get('latent_channels', 4)} channels; an"
+            " AutoencoderTiny for SDXL's four is needed, such as madebyollin/taesdxl."
+        )
+    variant = weight_variant(folder, dtype)
+    vae = AutoencoderTiny.from_pretrained(
+        folder, dtype=dtype, variant=variant, use_safetensors=True, local_files_only=True
     )
     return vae.to(device).eval().requires_grad_(False)
 

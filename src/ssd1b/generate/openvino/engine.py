@@ -22,6 +22,7 @@ from ssd1b.base.files import cache_folder
 from ssd1b.formats.openvino_ir import IR_FILE
 from ssd1b.generate.engines.torch import guidance_embedding
 from ssd1b.generate.openvino import version
+from ssd1b.generate.openvino.cut import DEEP, TEXT, Cut, from_deep, keeping_deep, whole
 from ssd1b.models.encoders import denormalised, normalised
 
 if TYPE_CHECKING:
@@ -73,6 +74,7 @@ class Network:
 
     folder: Path
     settings: Settings
+    part: Cut = whole
     _compiled: OrderedDict[Shapes, openvino.CompiledModel] = field(default_factory=OrderedDict)
 
     def run(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -89,27 +91,57 @@ class Network:
             return self._compiled[shapes]
         while len(self._compiled) >= KEPT_BUCKETS:
             self._compiled.popitem(last=False)
-        self._compiled[shapes] = _compile(self.folder / IR_FILE, shapes, self.settings)
+        self._compiled[shapes] = _compile(self.folder / IR_FILE, self.part, shapes, self.settings)
         return self._compiled[shapes]
 
 
 @dataclass(frozen=True, slots=True)
 class OpenVINODenoiser:
-    """A `Denoiser` that runs an exported UNet."""
+    """A `DeepDenoiser` that runs an exported UNet, in one piece or cut in two."""
 
     unet: Network
     guidance_channels: int | None = None
+    keeping: Network | None = None
+    top: Network | None = None
 
     def predict_noise(self, latent_BCHW: Tensor, step_B: Tensor, cond: Conditioning) -> Tensor:
         """Run the UNet; large pictures row by row."""
         inputs = unet_inputs(latent_BCHW, step_B, cond, self.guidance_channels)
-        n_rows, height, width = (latent_BCHW.shape[axis] for axis in (0, 2, 3))
-        at_once = 1 if height * width >= ROWS_APART_FROM else n_rows
-        answers = [
-            self.unet.run({name: value[row : row + at_once] for name, value in inputs.items()})["out_sample"]
-            for row in range(0, n_rows, at_once)
-        ]
-        return torch.cat(answers).to(latent_BCHW.dtype)
+        return _by_rows(self.unet, inputs)["out_sample"].to(latent_BCHW.dtype)
+
+    def predict_keeping(
+        self, latent_BCHW: Tensor, step_B: Tensor, cond: Conditioning
+    ) -> tuple[Tensor, Tensor]:
+        """Run the UNet with a second output where its last block begins."""
+        assert self.keeping is not None, "made by `denoiser_of`"
+        found = _by_rows(self.keeping, unet_inputs(latent_BCHW, step_B, cond, self.guidance_channels))
+        return found["out_sample"].to(latent_BCHW.dtype), found[DEEP]
+
+    def predict_from(
+        self, deep_BCHW: Tensor, latent_BCHW: Tensor, step_B: Tensor, cond: Conditioning
+    ) -> Tensor:
+        """Run only what is at full resolution."""
+        assert self.top is not None, "made by `denoiser_of`"
+        inputs = unet_inputs(latent_BCHW, step_B, cond, self.guidance_channels)
+        del inputs[TEXT]
+        return _by_rows(self.top, {**inputs, DEEP: deep_BCHW})["out_sample"].to(latent_BCHW.dtype)
+
+
+def denoiser_of(folder: Path, settings: Settings, guidance_channels: int | None = None) -> OpenVINODenoiser:
+    """The exported UNet in `folder`; its pieces are compiled when they are first needed."""
+    whole_unet, keeping, top = (Network(folder, settings, part) for part in (whole, keeping_deep, from_deep))
+    return OpenVINODenoiser(whole_unet, guidance_channels, keeping, top)
+
+
+def _by_rows(network: Network, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Run all rows at once, or large pictures row by row."""
+    n_rows, _, height, width = inputs["sample"].shape
+    at_once = 1 if height * width >= ROWS_APART_FROM else n_rows
+    found = [
+        network.run({name: value[row : row + at_once] for name, value in inputs.items()})
+        for row in range(0, n_rows, at_once)
+    ]
+    return {name: torch.cat([each[name] for each in found]) for name in found[0]}
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,11 +196,11 @@ def unet_inputs(
     return inputs
 
 
-def _compile(path: Path, shapes: Shapes, settings: Settings) -> openvino.CompiledModel:
+def _compile(path: Path, part: Cut, shapes: Shapes, settings: Settings) -> openvino.CompiledModel:
     import openvino
 
     core = openvino.Core()
-    model = core.read_model(path)
+    model = part(core.read_model(path))
     model.reshape({name: openvino.PartialShape(list(shape)) for name, shape in shapes})
     compiled_folder().mkdir(parents=True, exist_ok=True)
     return core.compile_model(model, settings.device, settings.properties())

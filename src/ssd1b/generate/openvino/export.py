@@ -18,6 +18,8 @@ from ssd1b.base.files import MANIFEST, finished_folder, versions, write_manifest
 from ssd1b.formats.diffusers_folder import read_json
 from ssd1b.formats.openvino_ir import (
     COPIED,
+    IR_FILE,
+    IR_WEIGHTS,
     NETWORKS,
     Drift,
     Precision,
@@ -60,6 +62,7 @@ class Order:
         requests: pictures to calibrate on and, the last of them, to compare on; not needed for fp16.
         kept_back: patterns of layer names that stay in floating point; None: chosen by measurement.
         force: export whatever the drift.
+        base: an export of the same model in fp16, whose networks are taken over instead of converted anew.
     """
 
     source: Path
@@ -68,6 +71,7 @@ class Order:
     requests: Sequence[Request] = ()
     kept_back: Sequence[str] | None = None
     force: bool = False
+    base: Path | None = None
 
 
 def export(order: Order, out: Path, command: Sequence[str], heard: Heard) -> Record:
@@ -81,8 +85,8 @@ def export(order: Order, out: Path, command: Sequence[str], heard: Heard) -> Rec
     needed("nncf" if order.precision == "int8" else "openvino")
     with finished_folder(out) as part:
         _carry_over(order.source, part)
-        for number, (network, convert_it) in enumerate(convert.CONVERSIONS.items(), 1):
-            convert.save(convert_it(order.source), part / network)
+        for number, network in enumerate(convert.CONVERSIONS, 1):
+            _convert(order, network, part / network)
             heard("converting", number, len(convert.CONVERSIONS))
         record = _record(order, part, "fp16")
         write_record(part, record)
@@ -97,6 +101,15 @@ def export(order: Order, out: Path, command: Sequence[str], heard: Heard) -> Rec
             **_carried_facts(order.source),
         )
     return record
+
+
+def _convert(order: Order, network: str, out: Path) -> None:
+    """Put one network into its folder, in floating point."""
+    if order.base is None:
+        convert.save(convert.CONVERSIONS[network](order.source), out)
+        return
+    for name in (IR_FILE, IR_WEIGHTS):
+        shutil.copy(order.base / network / name, out / name)
 
 
 def _carry_over(source: Path, part: Path) -> None:

@@ -22,9 +22,9 @@ from ssd1b.generate.openvino import needed, version
 from ssd1b.generate.openvino.engine import (
     Network,
     OpenVINOAutoencoder,
-    OpenVINODenoiser,
     OpenVINOTextEncoder,
     Settings,
+    denoiser_of,
 )
 from ssd1b.models.device import Placement
 from ssd1b.models.encoders import TextStack, load_tokenizers
@@ -59,7 +59,7 @@ def read_export(name: str, folder: Path, settings: Settings | None = None, why: 
     return Model(
         name=name,
         folder=folder,
-        denoiser=OpenVINODenoiser(networks["unet"], guidance_channels),
+        denoiser=denoiser_of(folder / "unet", settings, guidance_channels),
         vae=OpenVINOAutoencoder(
             networks["vae_encoder"],
             networks["vae_decoder"],

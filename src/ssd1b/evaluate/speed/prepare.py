@@ -1,0 +1,94 @@
+"""The files a benchmark runs on: random models of true size, and their exports, kept between runs.
+
+    <cache>/bench/<plan>/            a diffusers folder with random weights
+    <cache>/bench/<plan>-fp16, -int8  its exports for OpenVINO
+
+Random weights have no quality to lose, so eight bits are calibrated on one step of two prompts and nothing is
+measured layer by layer: the layers that `LIKE_MINI_SSD` names stay in floating point. Does not measure time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ssd1b.base.files import cache_folder
+from ssd1b.evaluate.speed.work import Counted, counted, counted_plan
+from ssd1b.formats.openvino_ir import halfway, is_export, place_of
+from ssd1b.generate.load import find
+from ssd1b.generate.openvino.asking import Wanted, calibration_requests
+from ssd1b.generate.openvino.export import Order, export
+from ssd1b.plan import catalog
+
+if TYPE_CHECKING:
+    from ssd1b.formats.openvino_ir import Precision
+
+LIKE_MINI_SSD = ("time", "text", "conv_in", "conv_out")
+"""Groups of layers that an export keeps back for nothing: together under a hundredth of the work."""
+Heard = Callable[[str, int, int], None]
+
+
+def is_random(model: str) -> bool:
+    """Whether a name stands for a plan of full size whose weights are made up here."""
+    return model in catalog.NAMES and not model.startswith("mini-")
+
+
+def counted_of(model: str) -> Counted:
+    """A model's operations and memory, without making anything.
+
+    Raises:
+        UserError: as `source`.
+    """
+    return counted_plan(catalog.find(model)) if is_random(model) else counted(find(model))
+
+
+def source(model: str, heard: Heard) -> Path:
+    """The diffusers folder of a model; of a plan's name, one with random weights.
+
+    Raises:
+        DiskFullError: there is no room for it.
+        UserError: as `generate.load.find`, for the name of a real model.
+    """
+    if not is_random(model):
+        return find(model)
+    from ssd1b.formats.random_model import write_random
+
+    folder = cache_folder() / "bench" / model
+    if not folder.is_dir():
+        write_random(catalog.find(model), folder, lambda done, total: heard(f"random {model}", done, total))
+    return folder
+
+
+def _halfway(folder: Path, random: bool) -> Path | None:
+    """The export in fp16, where there is one."""
+    place = folder.with_name(f"{folder.name}-fp16")
+    if not random:
+        return halfway(folder)
+    return place if is_export(place) else None
+
+
+def exported(model: str, folder: Path, precision: Precision, heard: Heard) -> Path:
+    """The export of a model, made now unless it is there. `folder` is its diffusers folder.
+
+    Raises:
+        RequestError: OpenVINO or NNCF is not installed.
+        LayoutError: eight bits change what a real model draws too much.
+    """
+    random = is_random(model)
+    place = folder.with_name(f"{folder.name}-{precision}") if random else place_of(folder, precision)
+    if is_export(place):
+        return place
+    wanted = Wanted(pictures=2, steps=1) if random else Wanted()
+    requests = calibration_requests(folder, model, wanted) if precision == "int8" else ()
+    order = Order(
+        source=folder,
+        name=model,
+        precision=precision,
+        requests=requests,
+        kept_back=LIKE_MINI_SSD if random else None,
+        force=random,
+        base=_halfway(folder, random) if precision == "int8" else None,
+    )
+    export(order, place, ["ssd1b", "bench"], heard)
+    return place
