@@ -6,6 +6,7 @@ Does not know how networks are quantised.
 from __future__ import annotations
 
 import math
+import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from statistics import median
@@ -31,11 +32,11 @@ MAX_CALLS = 48
 
 @dataclass(slots=True)
 class Recorder:
-    """A denoiser that keeps one row in `stride` of what goes through it, at all timesteps in turn."""
+    """A denoiser that keeps some rows of what goes through it, counted from 0: those in `kept`."""
 
     inner: Denoiser
     guidance_channels: int | None
-    stride: int
+    kept: frozenset[int]
     calls: list[Call] = field(default_factory=list)
     seen: int = 0
 
@@ -44,7 +45,7 @@ class Recorder:
         noise_BCHW = self.inner.predict_noise(latent_BCHW, step_B, cond)
         inputs = unet_inputs(latent_BCHW, step_B, cond, self.guidance_channels)
         for row in range(latent_BCHW.shape[0]):
-            if self.seen % self.stride == 0:
+            if self.seen in self.kept:
                 arrays = {name: value[row : row + 1].numpy().copy() for name, value in inputs.items()}
                 self.calls.append((arrays, noise_BCHW[row : row + 1].numpy().copy()))
             self.seen += 1
@@ -62,14 +63,15 @@ class Recording:
 def recorded(model: Model, requests: Sequence[Request], on_step: Callable[[], None]) -> Recording:
     """Make the pictures of these requests, up to decoding, and keep what the UNet was fed.
 
-    Calls are spread over all requests and timesteps: their number is odd against the two rows of guidance.
+    Calls are drawn at random over all requests, timesteps and both rows of guidance: any regular choice would
+    see the same few timesteps of each picture.
     """
     rows = sum(
         request.steps * (2 if request.guided and not model.takes_guidance else 1) for request in requests
     )
-    stride = max(1, math.ceil(rows / MAX_CALLS)) | 1
+    kept = frozenset(random.Random(0).sample(range(rows), min(rows, MAX_CALLS)))
     channels = getattr(model.denoiser, "guidance_channels", None)
-    recorder = Recorder(model.denoiser, channels, stride)
+    recorder = Recorder(model.denoiser, channels, kept)
     watched = replace(model, denoiser=recorder)
     latents = [pipeline.sample_latents(watched, [request], lambda _: on_step()) for request in requests]
     return Recording(recorder.calls, latents)
