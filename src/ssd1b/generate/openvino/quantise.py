@@ -1,8 +1,8 @@
 """Eight-bit numbers for weights and activations, by NNCF, with the layers that suffer kept back.
 
 W8A8 post-training quantisation with SmoothQuant (arXiv:2211.10438) on calls recorded from the model at hand.
-Which layers keep their activations in floating point is measured: each group of layers is computed in eight
-bits alone, and those that cost most error for the work they save go first. Does not know prompts, nor where
+Which layers stay in floating point is measured: each group of layers is computed in eight bits alone, and
+those that cost most error for the work they save go first. Does not know prompts, nor where
 calls come from.
 """
 
@@ -68,14 +68,17 @@ def quantised(
         part: a folder with the exported network in floating point.
         fit: calls to calibrate on.
         check: other calls, to measure on.
-        kept_back: names of groups whose activations stay in floating point; None: chosen by measurement.
+        kept_back: names of groups that stay in floating point; None: chosen by measurement.
         on_group: hears, while that is measured, how many groups of how many are done.
     """
-    model = _quantise(part, [inputs for inputs, _ in fit])
-    if kept_back is None:
-        kept_back = _chosen(model, check, on_group)
-    keep_back(model, kept_back)
-    return Quantised(model, tuple(kept_back), relative_error(model, check))
+    inputs = [inputs for inputs, _ in fit]
+    kept = _free(part, check) if kept_back is None else tuple(kept_back)
+    model = _quantise(part, inputs, kept)
+    chosen = _chosen(model, check, on_group) if kept_back is None else ()
+    if chosen:
+        kept = (*kept, *chosen)
+        model = _quantise(part, inputs, kept)
+    return Quantised(model, kept, relative_error(model, check))
 
 
 def relative_error(model: openvino.Model, calls: Sequence[Call]) -> float:
@@ -93,10 +96,10 @@ def relative_error(model: openvino.Model, calls: Sequence[Call]) -> float:
 
 
 def keep_back(model: openvino.Model, groups: Iterable[str]) -> None:
-    """Let the layers of these groups take their activations as they are; weights stay in eight bits."""
+    """For measuring: let the layers of these groups take their activations as they are, weights in int8."""
     back = set(groups)
     for layer in _layers(model):
-        if group_of(layer.get_friendly_name()) in back:
+        if group_of(layer.get_friendly_name()) in back and _in_eight_bits(layer):
             rounding = layer.input(0).get_source_output().get_node()
             layer.input(0).replace_source_output(rounding.input(0).get_source_output())
 
@@ -128,18 +131,32 @@ _KINDS = (
 )
 
 
-def _quantise(part: Path, inputs: Sequence[Mapping[str, np.ndarray]]) -> openvino.Model:
+def _free(part: Path, check: Sequence[Call]) -> tuple[str, ...]:
+    """Groups that stay in floating point altogether, weights and activations: there is nothing to gain."""
+    import openvino
+
+    work = _work(openvino.Core().read_model(part / IR_FILE), check[0][0])
+    return tuple(sorted(group for group, share in work.items() if share < _FREE_SHARE))
+
+
+def _quantise(
+    part: Path, inputs: Sequence[Mapping[str, np.ndarray]], ignored: Sequence[str]
+) -> openvino.Model:
     needed("nncf")
     import nncf
     import openvino
     from nncf.quantization.advanced_parameters import AdvancedQuantizationParameters
 
+    model = openvino.Core().read_model(part / IR_FILE)
+    names = [layer.get_friendly_name() for layer in _layers(model)]
+    left = [name for name in names if group_of(name) in set(ignored)]
     with _quiet():
         return nncf.quantize(
-            openvino.Core().read_model(part / IR_FILE),
+            model,
             nncf.Dataset([dict(each) for each in inputs]),
             model_type=nncf.ModelType.TRANSFORMER,
             subset_size=len(inputs),
+            ignored_scope=nncf.IgnoredScope(names=left),
             advanced_parameters=AdvancedQuantizationParameters(disable_bias_correction=True),
         )
 
@@ -147,23 +164,19 @@ def _quantise(part: Path, inputs: Sequence[Mapping[str, np.ndarray]]) -> openvin
 def _chosen(
     model: openvino.Model, check: Sequence[Call], on_group: Callable[[int, int], None]
 ) -> tuple[str, ...]:
-    """The groups to keep back: what costs no work and, if that is not enough, what measuring shows."""
-    work = _work(model, check[0][0])
-    free = tuple(sorted(group for group, share in work.items() if share < _FREE_SHARE))
-    trial = model.clone()
-    keep_back(trial, free)
-    if relative_error(trial, check) <= MAX_ERROR:
-        return free
+    """The groups whose activations are kept back as well, if there is need, as measuring shows."""
+    if relative_error(model, check) <= MAX_ERROR:
+        return ()
+    work = _work(model, check[0][0], eight_bits=True)
     weights_only = model.clone()
     keep_back(weights_only, work)
     floor, groups = relative_error(weights_only, check) ** 2, []
-    todo = [group for group in work if group not in free]
-    for number, group in enumerate(todo, 1):
+    for number, group in enumerate(work, 1):
         alone = model.clone()
         keep_back(alone, [other for other in work if other != group])
         groups.append(Group(group, work[group], max(0.0, relative_error(alone, check) ** 2 - floor)))
-        on_group(number, len(todo))
-    return (*free, *worst(groups, MAX_ERROR**2 - floor, MAX_WORK_KEPT))
+        on_group(number, len(work))
+    return worst(groups, MAX_ERROR**2 - floor, MAX_WORK_KEPT)
 
 
 def worst(groups: Sequence[Group], error: float, work: float) -> tuple[str, ...]:
@@ -187,14 +200,18 @@ _FREE_SHARE = 0.005
 """Groups with less than this share of the multiplications are always kept back: there is nothing to gain."""
 
 
-def _work(model: openvino.Model, inputs: Mapping[str, np.ndarray]) -> dict[str, float]:
-    """Each group's share of the multiplications for inputs of these shapes."""
+def _work(
+    model: openvino.Model, inputs: Mapping[str, np.ndarray], *, eight_bits: bool = False
+) -> dict[str, float]:
+    """Each group's share of the multiplications for inputs of these shapes, of all layers or those in int8."""
     import openvino
 
     fixed = model.clone()
     fixed.reshape({name: openvino.PartialShape(list(value.shape)) for name, value in inputs.items()})
     counted: dict[str, float] = defaultdict(float)
     for layer in _layers(fixed):
+        if eight_bits and not _in_eight_bits(layer):
+            continue
         out, weight = math.prod(layer.output(0).get_shape()), tuple(layer.input_value(1).get_shape())
         deep = math.prod(weight[1:]) if layer.get_type_name() == "Convolution" else weight[-1]
         counted[group_of(layer.get_friendly_name())] += out * deep
@@ -203,13 +220,12 @@ def _work(model: openvino.Model, inputs: Mapping[str, np.ndarray]) -> dict[str, 
 
 
 def _layers(model: openvino.Model) -> list[Any]:
-    """The layers that compute in eight bits."""
-    return [
-        layer
-        for layer in model.get_ordered_ops()
-        if layer.get_type_name() in _WORKING
-        and layer.input(0).get_source_output().get_node().get_type_name() == "FakeQuantize"
-    ]
+    """The products that a quantised network may compute in eight bits, attention's own among them."""
+    return [layer for layer in model.get_ordered_ops() if layer.get_type_name() in _WORKING]
+
+
+def _in_eight_bits(layer: openvino.Node) -> bool:
+    return bool(layer.input(0).get_source_output().get_node().get_type_name() == "FakeQuantize")
 
 
 @contextmanager
