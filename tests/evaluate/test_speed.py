@@ -172,6 +172,20 @@ def test_an_estimate_is_work_over_what_was_reached_of_this_machines_limit() -> N
     assert estimate.guess("torch-compile", tasks, {"fp32": 100.0}, shares) is None
 
 
+def test_what_the_estimate_knows_is_what_the_committed_runs_reached() -> None:
+    runs = sorted((Path(__file__).parents[2] / "docs" / "bench").glob("*.json"))
+    assert runs
+    found = estimate.reached(read(path.read_text(), path.name) for path in runs)
+    assert estimate.known() == found
+
+
+def test_each_committed_run_still_has_the_ratios_that_its_seconds_give() -> None:
+    for path in (Path(__file__).parents[2] / "docs" / "bench").glob("*.json"):
+        assert json.loads(path.read_text())["ratios"] == pytest.approx(
+            read(path.read_text(), "").ratios, abs=2e-3
+        )
+
+
 @given(limit=st.floats(1, 1e5), times=st.floats(1.1, 100))
 def test_a_machine_twice_as_fast_takes_half_the_estimate(limit: float, times: float) -> None:
     shares = [estimate.Reached("torch", part, 0.5) for part in ("text", "unet", "decode")]

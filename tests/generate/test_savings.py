@@ -140,18 +140,15 @@ def test_requests_that_save_differently_are_not_made_in_one_batch() -> None:
     assert [len(batch) for batch in batches(requests, 4)] == [1, 1, 1, 1]
 
 
-def test_a_unet_with_attention_at_the_top_is_not_cut(tmp_path: Path) -> None:
-    kinds = {
-        "down_block_types": ["CrossAttnDownBlock2D"] * 3,
-        "up_block_types": ["CrossAttnUpBlock2D"] * 3,
-    }
-    try:
-        folder = tiny_pipeline(tmp_path / "other", **kinds)
-        model = read_model("other", folder, choose("cpu"))
-    except (LayoutError, RequestError):
-        pytest.skip("the layout is refused before")
-    with pytest.raises(RequestError, match="cannot reuse deep features"):
-        sample_latents(model, [FOX.model_copy(update={"reuse": 2})])
+def test_a_unet_with_attention_at_the_top_is_not_cut(model: Model) -> None:
+    assert model.can_reuse
+    for depths in (
+        {"down_depths": ((1, 1), *model.shape.down_depths[1:])},
+        {"up_depths": (*model.shape.up_depths[:-1], (1, 1, 1))},
+    ):
+        other = replace(model, shape=replace(model.shape, **depths))
+        with pytest.raises(RequestError, match="cannot reuse deep features"):
+            sample_latents(other, [FOX.model_copy(update={"reuse": 2})])
 
 
 def test_an_engine_that_cannot_be_cut_says_so(model: Model) -> None:

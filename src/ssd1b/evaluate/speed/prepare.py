@@ -13,12 +13,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ssd1b.base.errors import RequestError, did_you_mean
 from ssd1b.base.files import cache_folder
 from ssd1b.evaluate.speed.work import Counted, counted, counted_plan
 from ssd1b.formats.openvino_ir import halfway, is_export, place_of
 from ssd1b.generate.load import find
 from ssd1b.generate.openvino.asking import Wanted, calibration_requests
 from ssd1b.generate.openvino.export import Order, export
+from ssd1b.mini import embedded
 from ssd1b.plan import catalog
 
 if TYPE_CHECKING:
@@ -40,7 +42,7 @@ def counted_of(model: str) -> Counted:
     Raises:
         UserError: as `source`.
     """
-    return counted_plan(catalog.find(model)) if is_random(model) else counted(find(model))
+    return counted_plan(catalog.find(model)) if is_random(model) else counted(_real(model))
 
 
 def source(model: str, heard: Heard) -> Path:
@@ -51,13 +53,29 @@ def source(model: str, heard: Heard) -> Path:
         UserError: as `generate.load.find`, for the name of a real model.
     """
     if not is_random(model):
-        return find(model)
+        return _real(model)
     from ssd1b.formats.random_model import write_random
 
     folder = cache_folder() / "bench" / model
     if not folder.is_dir():
         write_random(catalog.find(model), folder, lambda done, total: heard(f"random {model}", done, total))
     return folder
+
+
+def _real(model: str) -> Path:
+    """The folder of a model that is somewhere; a name near a plan's was meant as that.
+
+    Raises:
+        UserError: there is no such model.
+    """
+    known = (*embedded.NAMES, *catalog.NAMES)
+    if model not in embedded.NAMES and "/" not in model and not Path(model).exists():
+        raise RequestError(
+            f"No model and no plan is called '{model}'.{did_you_mean(model, known)} Plans of full size get random"
+            f" weights: {', '.join(name for name in catalog.NAMES if is_random(name))}. A model is an embedded"
+            " one, a folder, a .safetensors file, or an id on the hub."
+        )
+    return find(model)
 
 
 def _halfway(folder: Path, random: bool) -> Path | None:

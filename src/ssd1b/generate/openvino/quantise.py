@@ -203,7 +203,7 @@ _FREE_SHARE = 0.005
 def _work(
     model: openvino.Model, inputs: Mapping[str, np.ndarray], *, eight_bits: bool = False
 ) -> dict[str, float]:
-    """Each group's share of the multiplications for inputs of these shapes, of all layers or those in int8."""
+    """Each group's share of the multiplications for inputs of these shapes, of all or those in int8."""
     import openvino
 
     fixed = model.clone()
