@@ -70,10 +70,11 @@ def _real(model: str) -> Path:
     """
     known = (*embedded.NAMES, *catalog.NAMES)
     if model not in embedded.NAMES and "/" not in model and not Path(model).exists():
+        plans = ", ".join(name for name in catalog.NAMES if is_random(name))
         raise RequestError(
-            f"No model and no plan is called '{model}'.{did_you_mean(model, known)} Plans of full size get random"
-            f" weights: {', '.join(name for name in catalog.NAMES if is_random(name))}. A model is an embedded"
-            " one, a folder, a .safetensors file, or an id on the hub."
+            f"No model and no plan is called '{model}'.{did_you_mean(model, known)} Plans of full size get"
+            f" random weights: {plans}. A model is an embedded one, a folder, a .safetensors file, or an id on"
+            " the hub."
         )
     return find(model)
 
