@@ -73,8 +73,8 @@ def _real(model: str) -> Path:
         plans = ", ".join(name for name in catalog.NAMES if is_random(name))
         raise RequestError(
             f"No model and no plan is called '{model}'.{did_you_mean(model, known)} Plans of full size get"
-            f" random weights: {plans}. A model is an embedded one, a folder, a .safetensors file, or an id on"
-            " the hub."
+            f" random weights: {plans}. A model is an embedded one, a folder, a .safetensors file, or an id"
+            " on the hub."
         )
     return find(model)
 

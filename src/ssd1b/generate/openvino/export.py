@@ -42,8 +42,8 @@ if TYPE_CHECKING:
     from ssd1b.generate.request import Request
 
 MIN_PSNR_DB = 30.0
-"""Eight-bit pictures below this median, against those in floating point, are refused: on the miniature 24.8 dB
-cost ten points of score, and 35.3 dB half a point (docs/engines.md)."""
+"""Eight-bit pictures below this median, against those in floating point, are refused: on the miniature
+24.8 dB cost ten points of score, and 35.3 dB half a point (docs/engines.md)."""
 
 CHECKED_CALLS = 12
 """Calls of a network that its error is measured on."""
