@@ -23,7 +23,8 @@ from ssd1b.generate.load import export_for, load, read_model, wish_of
 from ssd1b.generate.model import Model
 from ssd1b.generate.openvino import export as exporting
 from ssd1b.generate.openvino.calibrate import psnr_db
-from ssd1b.generate.openvino.engine import OpenVINODenoiser, compiled_folder
+from ssd1b.generate.openvino.cut import only_time
+from ssd1b.generate.openvino.engine import OpenVINODenoiser, Settings, compiled_folder
 from ssd1b.generate.openvino.export import Order, export
 from ssd1b.generate.openvino.load import read_export
 from ssd1b.generate.openvino.quantise import Group, group_of, worst
@@ -137,6 +138,21 @@ def test_an_exported_unet_can_be_cut_where_its_last_block_begins(by_torch: Model
     assert relative(kept, whole) < 1e-5
     assert relative(again, whole) < 1e-5
     assert relative(without, whole) > 1e-3
+
+
+def test_in_bfloat16_the_time_embedding_stays_exact(by_torch: Model, exported: Path) -> None:
+    rough = read_export("tiny", exported, Settings(precision="bf16"))
+    whole, kept, again, _ = cut_answers(rough, by_torch)
+    exact = cut_answers(read_export("tiny", exported), by_torch)[0]
+    assert [relative(each, exact) < 0.02 for each in (whole, kept, again)] == [True] * 3
+    assert isinstance(rough.denoiser, OpenVINODenoiser) and rough.denoiser.time is not None
+    assert rough.denoiser.time.settings.precision == "f32" and rough.denoiser.time.part is only_time
+
+
+def test_beside_eight_bits_the_processor_chooses_and_a_person_may(exported: Path) -> None:
+    assert Settings().settled(eight_bits=False).precision == "f32"
+    assert Settings().settled(eight_bits=True).precision in ("f32", "bf16")
+    assert Settings(precision="f32").settled(eight_bits=True).precision == "f32"
 
 
 @pytest.mark.slow

@@ -161,21 +161,40 @@ def _sources(given: Wanted) -> dict[str, Path]:
 
 
 def _subjects(given: Wanted, folders: dict[str, Path]) -> list[Subject]:
-    """Everything that takes turns, its files made ready."""
-    from ssd1b.evaluate.speed import peers, prepare
+    """Everything that takes turns, its files made ready; what cannot be converted here is left out.
+
+    Raises:
+        RequestError: nothing is left.
+    """
+    from ssd1b.evaluate.speed import peers
     from ssd1b.evaluate.speed.measure import PARTS, Subject
 
     found = []
     with stages() as heard:
         for engine in given.engines:
             for model, folder in folders.items():
-                place = folder
-                if engine.startswith("openvino"):
-                    precision = "int8" if engine == "openvino-int8" else "fp16"
-                    place = prepare.exported(model, folder, precision, heard)  # type: ignore[arg-type]
+                place = _ready(model, folder, engine, heard)
                 parts = ("unet",) if engine in peers.ONLY_UNET else PARTS
-                found.append(Subject(model, engine, place, parts))
+                if place is not None:
+                    found.append(Subject(model, engine, place, parts))
+    if not found:
+        raise RequestError("Nothing is left to measure. Close other programs, or name other engines.")
     return found
+
+
+def _ready(model: str, folder: Path, engine: str, heard: Callable[[str, int, int], None]) -> Path | None:
+    """The files that an engine runs a model from; None, with the reason said, if they cannot be made here."""
+    import psutil
+
+    from ssd1b.evaluate.speed import prepare
+
+    if not engine.startswith("openvino"):
+        return folder
+    why = prepare.too_large(model, folder, engine, psutil.virtual_memory().available)
+    if why:
+        show.say(why)
+        return None
+    return prepare.exported(model, folder, "int8" if engine == "openvino-int8" else "fp16", heard)
 
 
 def _fits(given: Wanted) -> bool:

@@ -91,7 +91,8 @@ def load(
     from ssd1b.generate.openvino.engine import Settings
     from ssd1b.generate.openvino.load import read_export
 
-    numbers = "bf16" if placement.dtype is torch.bfloat16 else "f32"
+    asked = "bf16" if placement.dtype is torch.bfloat16 else "f32"
+    numbers = "auto" if dtype is None else asked
     return _with_tiny_decoder(
         read_export(public_name(name), export, Settings(precision=numbers), reason), wish
     )

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from ssd1b.base.errors import RequestError, did_you_mean
 from ssd1b.base.files import cache_folder
+from ssd1b.base.units import human_bytes
 from ssd1b.evaluate.speed.work import Counted, counted, counted_plan
 from ssd1b.formats.openvino_ir import halfway, is_export, place_of
 from ssd1b.generate.load import find
@@ -87,6 +88,24 @@ def _halfway(folder: Path, random: bool) -> Path | None:
     return place if is_export(place) else None
 
 
+def export_place(model: str, folder: Path, precision: Precision) -> Path:
+    """Where the export of a model is, or will be. `folder` is its diffusers folder."""
+    random = is_random(model)
+    return folder.with_name(f"{folder.name}-{precision}") if random else place_of(folder, precision)
+
+
+def too_large(model: str, folder: Path, engine: str, free: float) -> str:
+    """Why a model's files for an engine cannot be made in `free` bytes of memory, or ""."""
+    need = counted_of(model).conversion_memory(engine)
+    precision: Precision = "int8" if engine == "openvino-int8" else "fp16"
+    if need <= free or is_export(export_place(model, folder, precision)):
+        return ""
+    return (
+        f"{model} on {engine} is left out: converting it takes about {human_bytes(need)} of memory, and"
+        f" {human_bytes(free)} are free."
+    )
+
+
 def exported(model: str, folder: Path, precision: Precision, heard: Heard) -> Path:
     """The export of a model, made now unless it is there. `folder` is its diffusers folder.
 
@@ -95,7 +114,7 @@ def exported(model: str, folder: Path, precision: Precision, heard: Heard) -> Pa
         LayoutError: eight bits change what a real model draws too much.
     """
     random = is_random(model)
-    place = folder.with_name(f"{folder.name}-{precision}") if random else place_of(folder, precision)
+    place = export_place(model, folder, precision)
     if is_export(place):
         return place
     wanted = Wanted(pictures=2, steps=1) if random else Wanted()

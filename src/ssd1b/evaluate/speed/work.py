@@ -23,6 +23,7 @@ from ssd1b.plan.shape import UNetShape, shape_of
 # Bytes per parameter of the UNet that an engine holds at 512x512, all in all, and the part that each latent
 # adds; from the committed runs in docs/bench.
 BYTES_PER_PARAMETER = {"fp32": 4.2, "openvino-fp16": 6.3, "openvino-int8": 2.4, "sd.cpp-q8_0": 1.3}
+CONVERSION_BYTES_PER_PARAMETER = {"openvino-fp16": 7.6, "openvino-stock": 7.6, "openvino-int8": 16.1}
 FIXED_BYTES = 900e6
 MINI_TOKENS = 24
 OTHERS = ("vae", "text_encoder", "text_encoder_2")
@@ -40,6 +41,10 @@ class Counted:
         if part == "unet":
             return unet_flops(self.shape, px[1], px[0], _tokens(self.shape))
         return _decoder(self.configs["vae"], px) if part == "decode" else _text(self.configs)
+
+    def conversion_memory(self, engine: str) -> float:
+        """Bytes that making an engine's files takes, 0 where there are none to make; measured on SSD-1B."""
+        return CONVERSION_BYTES_PER_PARAMETER.get(engine, 0.0) * parameters(self.shape)
 
     def memory(self, engine: str) -> float:
         """Bytes that an engine will take with the UNet at 512x512, roughly."""

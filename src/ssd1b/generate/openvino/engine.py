@@ -11,7 +11,7 @@ import hashlib
 import platform
 from collections import OrderedDict
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +22,18 @@ from ssd1b.base.files import cache_folder
 from ssd1b.formats.openvino_ir import IR_FILE
 from ssd1b.generate.engines.torch import guidance_embedding
 from ssd1b.generate.openvino import version
-from ssd1b.generate.openvino.cut import DEEP, TEXT, Cut, from_deep, keeping_deep, whole
+from ssd1b.generate.openvino.cut import (
+    DEEP,
+    LATENT,
+    TEXT,
+    TIME,
+    Cut,
+    from_deep,
+    keeping_deep,
+    only_time,
+    whole,
+    without_time,
+)
 from ssd1b.models.encoders import denormalised, normalised
 
 if TYPE_CHECKING:
@@ -44,12 +55,13 @@ class Settings:
 
     Attributes:
         device: OpenVINO's name of the device.
-        precision: numbers computed with where a layer is not of eight bits: "f32", "bf16" or "f16".
+        precision: numbers computed with where a layer is not of eight bits: "f32" or "bf16"; "auto" is
+            bf16 beside eight bits where the processor has products of it, else f32.
         threads: 0 leaves the number to OpenVINO.
     """
 
     device: str = "CPU"
-    precision: str = "f32"
+    precision: str = "auto"
     threads: int = 0
 
     def properties(self) -> dict[str, Any]:
@@ -60,6 +72,18 @@ class Settings:
             "CACHE_DIR": str(compiled_folder()),
         }
         return said | ({"INFERENCE_NUM_THREADS": self.threads} if self.threads else {})
+
+    def settled(self, *, eight_bits: bool) -> Settings:
+        """With the precision chosen for this processor, where it was left open."""
+        if self.precision != "auto":
+            return self
+        return replace(self, precision="bf16" if eight_bits and _has_bfloat16(self.device) else "f32")
+
+
+def _has_bfloat16(device: str) -> bool:
+    import openvino
+
+    return "BF16" in openvino.Core().get_property(device, "OPTIMIZATION_CAPABILITIES")
 
 
 def compiled_folder() -> Path:
@@ -103,10 +127,11 @@ class OpenVINODenoiser:
     guidance_channels: int | None = None
     keeping: Network | None = None
     top: Network | None = None
+    time: Network | None = None
 
     def predict_noise(self, latent_BCHW: Tensor, step_B: Tensor, cond: Conditioning) -> Tensor:
         """Run the UNet; large pictures row by row."""
-        inputs = unet_inputs(latent_BCHW, step_B, cond, self.guidance_channels)
+        inputs = self._inputs(latent_BCHW, step_B, cond)
         return _by_rows(self.unet, inputs)["out_sample"].to(latent_BCHW.dtype)
 
     def predict_keeping(
@@ -114,7 +139,7 @@ class OpenVINODenoiser:
     ) -> tuple[Tensor, Tensor]:
         """Run the UNet with a second output where its last block begins."""
         assert self.keeping is not None, "made by `denoiser_of`"
-        found = _by_rows(self.keeping, unet_inputs(latent_BCHW, step_B, cond, self.guidance_channels))
+        found = _by_rows(self.keeping, self._inputs(latent_BCHW, step_B, cond))
         return found["out_sample"].to(latent_BCHW.dtype), found[DEEP]
 
     def predict_from(
@@ -122,15 +147,36 @@ class OpenVINODenoiser:
     ) -> Tensor:
         """Run only what is at full resolution."""
         assert self.top is not None, "made by `denoiser_of`"
-        inputs = unet_inputs(latent_BCHW, step_B, cond, self.guidance_channels)
+        inputs = self._inputs(latent_BCHW, step_B, cond)
         del inputs[TEXT]
         return _by_rows(self.top, {**inputs, DEEP: deep_BCHW})["out_sample"].to(latent_BCHW.dtype)
 
+    def _inputs(self, latent_BCHW: Tensor, step_B: Tensor, cond: Conditioning) -> dict[str, Tensor]:
+        """What the networks are fed; the time embedding is computed first where they do not do it."""
+        inputs = unet_inputs(latent_BCHW, step_B, cond, self.guidance_channels)
+        if self.time is None:
+            return inputs
+        told = {name: value for name, value in inputs.items() if name != TEXT}
+        return {LATENT: inputs[LATENT], TEXT: inputs[TEXT], TIME: self.time.run(told)[TIME]}
+
 
 def denoiser_of(folder: Path, settings: Settings, guidance_channels: int | None = None) -> OpenVINODenoiser:
-    """The exported UNet in `folder`; its pieces are compiled when they are first needed."""
-    whole_unet, keeping, top = (Network(folder, settings, part) for part in (whole, keeping_deep, from_deep))
-    return OpenVINODenoiser(whole_unet, guidance_channels, keeping, top)
+    """The exported UNet in `folder`; its pieces are compiled when they are first needed.
+
+    In bfloat16 the time embedding is a network of its own, in float32.
+    """
+    cuts: tuple[Cut, ...] = (whole, keeping_deep, from_deep)
+    if settings.precision == "f32":
+        unet, keeping, top = (Network(folder, settings, part) for part in cuts)
+        return OpenVINODenoiser(unet, guidance_channels, keeping, top)
+    unet, keeping, top = (Network(folder, settings, _timeless(part)) for part in cuts)
+    time = Network(folder, replace(settings, precision="f32"), only_time)
+    return OpenVINODenoiser(unet, guidance_channels, keeping, top, time)
+
+
+def _timeless(part: Cut) -> Cut:
+    """The same cut of a UNet that is given its time embedding."""
+    return lambda model: part(without_time(model))
 
 
 def _by_rows(network: Network, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -6,6 +6,7 @@ for.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -46,15 +47,18 @@ def read_export(name: str, folder: Path, settings: Settings | None = None, why: 
         MissingFileError, DamagedFileError, LayoutError: the folder is not a complete export.
     """
     needed()
-    settings = settings or Settings()
     record = read_record(folder)
+    settings = (settings or Settings()).settled(eight_bits=record.precision == "int8")
     _refuse_too_large(name, folder, record)
     config = read_json(folder / "unet" / "config.json")
     scheduler_config = read_json(folder / "scheduler" / "scheduler_config.json")
     index = read_json(folder / "model_index.json")
     manifest = read_json(folder / MANIFEST) if (folder / MANIFEST).is_file() else {}
     shape, guidance_channels = shape_of(config), _guidance_channels(config)
-    networks = {part: Network(folder / part, settings) for part in NETWORKS}
+    exact = replace(settings, precision="f32")  # text encoders run once a picture and cost little
+    networks = {
+        part: Network(folder / part, settings if part == "vae_decoder" else exact) for part in NETWORKS
+    }
     takes_guidance = guidance_channels is not None
     return Model(
         name=name,
