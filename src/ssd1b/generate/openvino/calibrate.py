@@ -79,23 +79,23 @@ def recorded(model: Model, requests: Sequence[Request], on_step: Callable[[], No
 
 def drift_of(
     model: Model,
-    truth: Recording,
     requests: Sequence[Request],
     decoded: Sequence[np.ndarray],
     noise_error: float,
+    on_step: Callable[[], None],
 ) -> Drift:
     """Make the same pictures with another engine and compare.
 
     Args:
         model: on the engine that is judged.
-        truth: what the other engine recorded for `requests`.
         requests: one per picture.
         decoded: the other engine's pictures, uint8 (H, W, 3).
         noise_error: of the UNet alone, as it goes into the record.
+        on_step: hears of every step.
     """
     values = []
     for request, right in zip(requests, decoded, strict=True):
-        latent_BCHW = pipeline.sample_latents(model, [request])
+        latent_BCHW = pipeline.sample_latents(model, [request], lambda _: on_step())
         values.append(psnr_db(picture_of(model, latent_BCHW), right))
     return Drift(psnr_db=round(median(values), 2), noise_error=round(noise_error, 5), pictures=len(values))
 

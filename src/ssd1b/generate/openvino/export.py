@@ -7,12 +7,13 @@ original are refused. Does not know the command line.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ssd1b.base.apart import Heard, run_apart
 from ssd1b.base.errors import LayoutError
 from ssd1b.base.files import MANIFEST, finished_folder, versions, write_manifest
 from ssd1b.formats.diffusers_folder import read_json
@@ -29,16 +30,18 @@ from ssd1b.formats.openvino_ir import (
     write_record,
 )
 from ssd1b.generate.openvino import convert, needed, version
-from ssd1b.generate.openvino.calibrate import Recording, drift_of, picture_of, recorded
+from ssd1b.generate.openvino.calibrate import drift_of, picture_of, recorded
 from ssd1b.generate.openvino.engine import OpenVINOAutoencoder
 from ssd1b.generate.openvino.load import read_export
-from ssd1b.generate.openvino.quantise import Call, Quantised, quantised
+from ssd1b.generate.openvino.quantise import Call, quantised
 from ssd1b.models.encoders import denormalised
 from ssd1b.models.folder import part_folder
 
 if TYPE_CHECKING:
     import numpy as np
+    from torch import Tensor
 
+    from ssd1b.generate.model import Model
     from ssd1b.generate.request import Request
 
 MIN_PSNR_DB = 30.0
@@ -47,9 +50,6 @@ MIN_PSNR_DB = 30.0
 
 CHECKED_CALLS = 12
 """Calls of a network that its error is measured on."""
-
-Heard = Callable[[str, int, int], None]
-"""Hears of progress: what is being done, how many of how many are done."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,46 +143,56 @@ def _record(
     )
 
 
+@dataclass(frozen=True, slots=True)
+class Watched:
+    """What floating point did: calls (inputs and answers) of two networks, and the pictures."""
+
+    unet_calls: Sequence[Call]
+    decoder_calls: Sequence[Call]
+    pictures: Sequence[np.ndarray]
+
+
 def _in_eight_bits(order: Order, part: Path, heard: Heard) -> Record:
-    """Record what the networks are fed, quantise UNet and VAE decoder in place, and measure the drift."""
-    truth, pictures = _watched(order, part, heard)
-    decoder_calls = _decoder_calls(part, truth)
-    unet = _quantised(part / "unet", truth.calls, order.kept_back, heard)
-    kept = [f"unet {group}" for group in unet.kept_back]
-    noise_error = unet.error
-    del unet
-    decoder = _quantised(part / "vae_decoder", decoder_calls, None, heard)
-    kept += [f"vae_decoder {group}" for group in decoder.kept_back]
-    del decoder
+    """Record what the networks are fed, quantise UNet and VAE decoder in place, and measure the drift.
+
+    Each stage is a process of its own: together they would take twice the memory of the largest.
+    """
+    seen = run_apart(_watched, order, part, heard=heard)
+    unet_kept, noise_error = run_apart(
+        _quantise, part / "unet", seen.unet_calls, order.kept_back, heard=heard
+    )
+    decoder_kept, _ = run_apart(_quantise, part / "vae_decoder", seen.decoder_calls, None, heard=heard)
     write_record(part, _record(order, part, "int8"))
-    drift = drift_of(read_export(order.name, part), truth, order.requests, pictures, noise_error)
+    drift = run_apart(_drift, order, part, seen.pictures, noise_error, heard=heard)
+    kept = [*(f"unet {group}" for group in unet_kept), *(f"vae_decoder {group}" for group in decoder_kept)]
     return _record(order, part, "int8", kept_back=kept, drift=drift)
 
 
-def _watched(order: Order, part: Path, heard: Heard) -> tuple[Recording, list[np.ndarray]]:
-    """Make the pictures in floating point; nothing of that model stays in memory."""
+def _watched(order: Order, part: Path, heard: Heard) -> Watched:
+    """Make the pictures in floating point."""
     model = read_export(order.name, part)
     total, done = sum(request.steps for request in order.requests), count(1)
     truth = recorded(model, order.requests, lambda: heard("recording", next(done), total))
-    return truth, [picture_of(model, latent_BCHW) for latent_BCHW in truth.latents]
+    pictures = [picture_of(model, latent_BCHW) for latent_BCHW in truth.latents]
+    return Watched(truth.calls, _decoder_calls(model, truth.latents), pictures)
 
 
-def _decoder_calls(part: Path, truth: Recording) -> list[Call]:
+def _decoder_calls(model: Model, latents: Sequence[Tensor]) -> list[Call]:
     """What the VAE decoder is fed for the finished latents."""
-    vae = read_export("", part).vae
+    vae = model.vae
     assert isinstance(vae, OpenVINOAutoencoder), "an export's autoencoder is OpenVINO's"
     calls: list[Call] = []
-    for latent_BCHW in truth.latents:
+    for latent_BCHW in latents:
         plain_BCHW = denormalised(vae.config, latent_BCHW.float())
         answer = vae.decoder.run({"latent_sample": plain_BCHW})["sample"]
         calls.append(({"latent_sample": plain_BCHW.numpy()}, answer.numpy().copy()))
     return calls
 
 
-def _quantised(
+def _quantise(
     folder: Path, calls: Sequence[Call], kept_back: Sequence[str] | None, heard: Heard
-) -> Quantised:
-    """Quantise one network and write it over its floating-point self."""
+) -> tuple[tuple[str, ...], float]:
+    """Quantise one network, write it over its floating-point self; return what was kept, and its error."""
     fit, check = calls[::2], calls[1::2][:CHECKED_CALLS]
 
     def on_group(done: int, total: int) -> None:
@@ -192,7 +202,18 @@ def _quantised(
     made = quantised(folder, fit, check or fit, kept_back, on_group)
     convert.save(made.model, folder)
     heard(f"quantising {folder.name}", 1, 1)
-    return made
+    return made.kept_back, made.error
+
+
+def _drift(
+    order: Order, part: Path, pictures: Sequence[np.ndarray], noise_error: float, heard: Heard
+) -> Drift:
+    """Draw the same pictures in eight bits and compare."""
+    total, done = sum(request.steps for request in order.requests), count(1)
+    model = read_export(order.name, part)
+    return drift_of(
+        model, order.requests, pictures, noise_error, lambda: heard("comparing", next(done), total)
+    )
 
 
 def _refuse_drift(order: Order, record: Record) -> None:
