@@ -101,7 +101,7 @@ def test_engines_take_turns_and_are_timed_in_processes_of_their_own(folder: Path
     heard: list[tuple[str, str, bool]] = []
     plan = Plan([(64, 64)], rounds=2, threads=1)
     cases = measure.measure(
-        subjects,
+        [subjects],
         plan,
         lambda model, part, px: work.flops_of(folder, part, px),
         lambda subject, part, cold: heard.append((subject.engine, part, cold)),
@@ -120,10 +120,16 @@ def test_engines_take_turns_and_are_timed_in_processes_of_their_own(folder: Path
     assert len(heard) == sum(len(subject.parts) for subject in subjects) * 3
 
 
+def test_engines_are_loaded_side_by_side_as_far_as_memory_goes() -> None:
+    sizes = {"a": 5, "b": 8, "c": 4, "d": 30}
+    a, b, c, d = subjects = [Subject("m", name, Path()) for name in sizes]
+    assert measure.grouped(subjects, lambda one: sizes[one.engine], 10) == [[a, c], [b], [d]]
+
+
 def test_a_process_that_dies_is_named_with_its_last_words(tmp_path: Path) -> None:
     with pytest.raises(RequestError, match=r"torch could not run nothing .*(unet|config)"):
         plan = Plan([(64, 64)], 1, 1)
-        measure.measure([Subject("nothing", "torch", tmp_path)], plan, lambda model, part, px: None)
+        measure.measure([[Subject("nothing", "torch", tmp_path)]], plan, lambda model, part, px: None)
 
 
 def test_the_probe_finds_a_limit_for_both_kinds_of_numbers() -> None:

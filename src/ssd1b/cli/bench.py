@@ -139,18 +139,19 @@ def _measured(given: Wanted) -> Bench:
     from ssd1b.evaluate.speed import measure, work
     from ssd1b.evaluate.speed.record import Bench
 
-    together = _fits(given)
+    _refuse_too_large(given)
     folders = _sources(given)
     subjects = _subjects(given, folders)
     peaks = probed(given.threads)
-    plan = measure.Plan(given.sizes, given.rounds, given.threads, together)
+    plan = measure.Plan(given.sizes, given.rounds, given.threads)
+    groups = _groups(subjects)
 
     def flops(model: str, part: str, px: tuple[int, int]) -> int:
         return work.flops_of(folders[model], part, px)
 
     with _progress(subjects, plan) as on_run:
-        cases = measure.measure(subjects, plan, flops, on_run)
-    return Bench(cases, peaks, machine(given.threads), _about(given, together), given.steps)
+        cases = measure.measure(groups, plan, flops, on_run)
+    return Bench(cases, peaks, machine(given.threads), _about(given, groups), given.steps)
 
 
 def _sources(given: Wanted) -> dict[str, Path]:
@@ -197,11 +198,22 @@ def _ready(model: str, folder: Path, engine: str, heard: Callable[[str, int, int
     return prepare.exported(model, folder, "int8" if engine == "openvino-int8" else "fp16", heard)
 
 
-def _fits(given: Wanted) -> bool:
-    """Whether all engines may stay loaded side by side.
+def _groups(subjects: Sequence[Subject]) -> list[list[Subject]]:
+    """Subjects that stay loaded side by side; a quarter of the free memory is left alone."""
+    import psutil
+
+    from ssd1b.evaluate.speed import measure
+    from ssd1b.evaluate.speed.prepare import counted_of
+
+    memory = {one: counted_of(one.model).memory(one.engine) for one in subjects}
+    return measure.grouped(subjects, memory.__getitem__, 0.75 * psutil.virtual_memory().available)
+
+
+def _refuse_too_large(given: Wanted) -> None:
+    """Refuse an engine that free memory does not hold.
 
     Raises:
-        RequestError: one of them does not even fit alone.
+        RequestError: naming it, and what it takes.
     """
     import psutil
 
@@ -215,7 +227,6 @@ def _fits(given: Wanted) -> bool:
             f"{model} on {engine} takes about {human_bytes(most)} of memory; {human_bytes(free)} are free."
             " Close other programs, leave this engine out with --engine, or take a smaller model."
         )
-    return bool(sum(needs.values()) < 0.85 * free)
 
 
 def probed(threads: int) -> dict[str, float]:
@@ -265,7 +276,7 @@ def machine(threads: int) -> dict[str, object]:
     }
 
 
-def _about(given: Wanted, together: bool) -> dict[str, object]:
+def _about(given: Wanted, groups: Sequence[Sequence[Subject]]) -> dict[str, object]:
     from importlib.metadata import PackageNotFoundError, version
 
     from ssd1b.base.files import versions
@@ -281,7 +292,8 @@ def _about(given: Wanted, together: bool) -> dict[str, object]:
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "versions": said,
         "rounds": given.rounds,
-        "interleaved": together,
+        "interleaved": len(groups) == 1,
+        "took_turns": [[f"{subject.model}/{subject.engine}" for subject in group] for group in groups],
     }
 
 
@@ -306,7 +318,7 @@ def _print(bench: Bench) -> None:
     limits = ", ".join(f"{name} {value:,.0f}" for name, value in bench.peaks.items())
     show.say(f"Limits (matrix products, GFLOP/s): {limits}. Picture: {bench.steps} guided steps, added up.")
     if not bench.about.get("interleaved"):
-        show.say("The engines did not fit into memory together and ran one after the other.")
+        show.say("Not all engines fit into memory together; bench.json says which took turns.")
     show.table("", ("ratio", ">times"), [(name, f"{value:.2f}") for name, value in bench.ratios.items()])
 
 

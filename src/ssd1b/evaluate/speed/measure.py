@@ -42,13 +42,11 @@ class Plan:
         sizes: (width, height) in pixels.
         rounds: warm runs of each part that are counted.
         threads: of every engine.
-        together: whether all subjects stay loaded and take turns; else one after the other.
     """
 
     sizes: Sequence[tuple[int, int]]
     rounds: int
     threads: int
-    together: bool = True
 
 
 @dataclass(slots=True)
@@ -102,7 +100,7 @@ class Worker:
 
 
 def measure(
-    subjects: Sequence[Subject],
+    groups: Sequence[Sequence[Subject]],
     plan: Plan,
     flops: Callable[[str, str, tuple[int, int]], int | None],
     on_run: Callable[[Subject, str, bool], None] = lambda subject, part, cold: None,
@@ -110,7 +108,7 @@ def measure(
     """Time every part of every subject at every size.
 
     Args:
-        subjects: taking turns in this order.
+        groups: those of a group are loaded side by side and take turns; groups follow one another.
         plan: sizes, rounds, threads.
         flops: operations of (model, part, size).
         on_run: hears before each run, and whether it is a cold one.
@@ -118,7 +116,6 @@ def measure(
     Raises:
         RequestError: a process died.
     """
-    groups = [list(subjects)] if plan.together else [[subject] for subject in subjects]
     found: list[Case] = []
     for group in groups:
         with _workers(group, plan.threads) as workers:
@@ -126,6 +123,24 @@ def measure(
                 _in_turns(workers, px, plan.rounds, on_run)
             found += [_case(worker, px, flops) for px in plan.sizes for worker in workers]
     return found
+
+
+def grouped(
+    subjects: Sequence[Subject], memory: Callable[[Subject], float], room: float
+) -> list[list[Subject]]:
+    """Subjects in groups that memory holds side by side, each in the first group with room for it.
+
+    One that is larger than `room` is alone in its group.
+    """
+    groups: list[list[Subject]] = []
+    for subject in subjects:
+        fits = (group for group in groups if sum(map(memory, [*group, subject])) <= room)
+        group = next(fits, None)
+        if group is None:
+            groups.append([subject])
+        else:
+            group.append(subject)
+    return groups
 
 
 def runs(subjects: Sequence[Subject], plan: Plan) -> int:

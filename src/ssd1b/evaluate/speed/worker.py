@@ -3,7 +3,8 @@
     python -m ssd1b.evaluate.speed.worker ENGINE FOLDER THREADS
 
 Each line in is a JSON object {"part": …, "px": [width, height]}, each line out one with the seconds it took
-and the most memory this process has had. Anything else that the libraries print goes to standard error.
+and the most memory this process has had. Only one part is held at a time. Anything else that the libraries
+print goes to standard error.
 """
 
 from __future__ import annotations
@@ -27,11 +28,15 @@ def main(arguments: list[str]) -> int:
     from ssd1b.evaluate.speed import peers, runners
 
     torch.set_num_threads(threads)
-    runner = {**runners.ENGINES, **peers.ENGINES}[engine](folder)
+    kinds = {**runners.ENGINES, **peers.ENGINES}
+    runner = kinds[engine](folder)
     answers.write(json.dumps({"ready": True, "peak_bytes": peak_bytes()}) + "\n")
+    part = ""
     for line in sys.stdin:
         told = json.loads(line)
         width, height = told["px"]
+        if told["part"] != part:  # the part before is not needed any more: give its memory back
+            runner, part = kinds[engine](folder), told["part"]
         began = time.perf_counter()
         seconds = getattr(runner, told["part"])((width, height))
         took = time.perf_counter() - began if seconds is None else seconds
