@@ -58,7 +58,8 @@ def test_ratios_are_named_after_what_is_faster_and_carry_other_sizes() -> None:
     assert ratios["sdxl_vs_ssd-1b/eager_unet"] == 2.0
     assert ratios["ssd-1b/int8_vs_eager_unet@1024x1024"] == 4.0
     assert ratios["ssd-1b/int8_vs_eager_picture"] == round((1 + 160 + 4) / (1 + 40 + 4), 3)
-    assert not any("sdxl" in name and "int8" in name for name in ratios)
+    assert ratios["sdxl/eager_vs_ssd-1b/int8_picture"] > ratios["ssd-1b/int8_vs_eager_picture"]
+    assert all("_picture" in name for name in ratios if "sdxl" in name and "int8" in name)
 
 
 def test_a_picture_is_text_twice_each_step_twice_and_decoding() -> None:

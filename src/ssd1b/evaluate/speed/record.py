@@ -94,17 +94,21 @@ class Bench:
 
         The first of both names is the engine that is faster at the UNet, or the model that is slower.
         Sizes but the first carry theirs: "…_unet@1024x1024". "picture" is added up from its
-        parts, `steps` steps with guidance.
+        parts, `steps` steps with guidance. Where model and engine both differ, only that is compared:
+        "sdxl/diffusers_vs_ssd-1b/int8_picture".
         """
         return {name: round(ratio, 3) for name, ratio in self._ratios()}
 
     def _ratios(self) -> Iterator[tuple[str, float]]:
         first = self.cases[0].px if self.cases else (0, 0)
         for one, two in combinations(self.cases, 2):
-            if one.px != two.px or (one.model != two.model and one.engine != two.engine):
+            if one.px != two.px:
                 continue
             at = "" if one.px == first else f"@{one.px[0]}x{one.px[1]}"
             slow, fast = sorted((one, two), key=lambda case: -case.parts["unet"].median)
+            if slow.model != fast.model and slow.engine != fast.engine:
+                yield from _pictures(slow, fast, self.steps, at)
+                continue
             if slow.model == fast.model:
                 name = f"{slow.model}/{_short(fast.engine)}_vs_{_short(slow.engine)}"
             else:
@@ -169,6 +173,15 @@ def read(text: str, where: str) -> Bench:
         return Bench(cases, told["peak_gflops"], told["machine"], about, told["steps"])
     except (ValueError, KeyError, TypeError) as error:
         raise DamagedFileError(f"{where} is not a benchmark of ssd1b ({error!r}).") from error
+
+
+def _pictures(one: Case, two: Case, steps: int, at: str) -> Iterator[tuple[str, float]]:
+    """The ratio of whole pictures of another model on another engine, the slower first."""
+    pairs = [(each.picture_s(steps), f"{each.model}/{_short(each.engine)}") for each in (one, two)]
+    known = sorted(((seconds, name) for seconds, name in pairs if seconds is not None), reverse=True)
+    if len(known) == 2:
+        (slow_s, slow), (fast_s, fast) = known
+        yield f"{slow}_vs_{fast}_picture{at}", slow_s / fast_s
 
 
 def _both(one: Case, two: Case, steps: int) -> Iterator[tuple[str, float, float]]:

@@ -33,7 +33,7 @@ from ssd1b.generate.openvino import convert, needed, version
 from ssd1b.generate.openvino.calibrate import drift_of, picture_of, recorded
 from ssd1b.generate.openvino.engine import OpenVINOAutoencoder
 from ssd1b.generate.openvino.load import read_export
-from ssd1b.generate.openvino.quantise import Call, quantised
+from ssd1b.generate.openvino.quantise import Call, quantised, smoothed
 from ssd1b.models.encoders import denormalised
 from ssd1b.models.folder import part_folder
 
@@ -158,9 +158,11 @@ def _in_eight_bits(order: Order, part: Path, heard: Heard) -> Record:
     Each stage is a process of its own: together they would take twice the memory of the largest.
     """
     seen = run_apart(_watched, order, part, heard=heard)
+    run_apart(_smooth, part / "unet", seen.unet_calls, heard=heard)
     unet_kept, noise_error = run_apart(
         _quantise, part / "unet", seen.unet_calls, order.kept_back, heard=heard
     )
+    run_apart(_smooth, part / "vae_decoder", seen.decoder_calls, heard=heard)
     decoder_kept, _ = run_apart(_quantise, part / "vae_decoder", seen.decoder_calls, None, heard=heard)
     write_record(part, _record(order, part, "int8"))
     drift = run_apart(_drift, order, part, seen.pictures, noise_error, heard=heard)
@@ -187,6 +189,13 @@ def _decoder_calls(model: Model, latents: Sequence[Tensor]) -> list[Call]:
         answer = vae.decoder.run({"latent_sample": plain_BCHW})["sample"]
         calls.append(({"latent_sample": plain_BCHW.numpy()}, answer.numpy().copy()))
     return calls
+
+
+def _smooth(folder: Path, calls: Sequence[Call], heard: Heard) -> None:
+    """Write one network over itself, the same but easier to compute in eight bits."""
+    heard(f"smoothing {folder.name}", 0, 1)
+    convert.save(smoothed(folder, [inputs for inputs, _ in calls[::2]]), folder)
+    heard(f"smoothing {folder.name}", 1, 1)
 
 
 def _quantise(

@@ -65,7 +65,7 @@ def quantised(
     """Return the network in `part`, computing in eight bits.
 
     Args:
-        part: a folder with the exported network in floating point.
+        part: a folder with the exported network in floating point, as `smoothed` made it.
         fit: calls to calibrate on.
         check: other calls, to measure on.
         kept_back: names of groups that stay in floating point; None: chosen by measurement.
@@ -79,6 +79,27 @@ def quantised(
         kept = (*kept, *chosen)
         model = _quantise(part, inputs, kept)
     return Quantised(model, kept, relative_error(model, check))
+
+
+def smoothed(part: Path, inputs: Sequence[Mapping[str, np.ndarray]]) -> openvino.Model:
+    """Return the network in `part` with outliers of its activations moved into its weights.
+
+    SmoothQuant (arXiv:2211.10438); what the network answers stays the same. Apart from `quantised`, so that
+    the result can be written and read again: NNCF alone does both with float32 copies of all weights.
+    """
+    needed("nncf")
+    import nncf
+    import openvino
+    from nncf.quantization.advanced_parameters import AdvancedSmoothQuantParameters
+    from nncf.quantization.algorithms.pipeline import Pipeline
+    from nncf.quantization.algorithms.smooth_quant.algorithm import SmoothQuant
+
+    usual = AdvancedSmoothQuantParameters()
+    alphas = {"convolution": usual.convolution, "matmul": usual.matmul}
+    model = openvino.Core().read_model(part / IR_FILE)
+    with _quiet():
+        pipeline = Pipeline([[SmoothQuant(len(inputs), alpha_map=alphas)]])
+        return pipeline.run(model, nncf.Dataset([dict(each) for each in inputs]))
 
 
 def relative_error(model: openvino.Model, calls: Sequence[Call]) -> float:
@@ -145,8 +166,12 @@ def _quantise(
     needed("nncf")
     import nncf
     import openvino
-    from nncf.quantization.advanced_parameters import AdvancedQuantizationParameters
+    from nncf.quantization.advanced_parameters import (
+        AdvancedQuantizationParameters,
+        AdvancedSmoothQuantParameters,
+    )
 
+    alone = AdvancedSmoothQuantParameters(convolution=-1, matmul=-1)
     model = openvino.Core().read_model(part / IR_FILE)
     names = [layer.get_friendly_name() for layer in _layers(model)]
     left = [name for name in names if group_of(name) in set(ignored)]
@@ -157,7 +182,9 @@ def _quantise(
             model_type=nncf.ModelType.TRANSFORMER,
             subset_size=len(inputs),
             ignored_scope=nncf.IgnoredScope(names=left),
-            advanced_parameters=AdvancedQuantizationParameters(disable_bias_correction=True),
+            advanced_parameters=AdvancedQuantizationParameters(
+                disable_bias_correction=True, smooth_quant_alphas=alone
+            ),
         )
 
 
