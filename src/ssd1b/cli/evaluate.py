@@ -122,7 +122,9 @@ def load_miniature(
         shape = shape_of(read_json(config))
         refuse_full_size(shape.sample_size, shape.cross_attention_dim, name)
     wish = load.wish_of("auto" if is_export(folder) else engine, precision, decoder=decoder)
-    return load.load(name, device=device, dtype="float32", wish=wish)
+    # Torch is judged in float32 on every device; exports in the numbers that `generate` runs them in.
+    dtype = "float32" if wish.engine == "torch" else None
+    return load.load(name, device=device, dtype=dtype, wish=wish)
 
 
 def record(model: Model, examiner: Examiner, answers: list[Answer], settings: Settings) -> dict[str, object]:
