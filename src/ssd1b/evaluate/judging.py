@@ -214,7 +214,7 @@ def key_of(model: Model, examiner: Examiner, settings: Settings) -> str:
     parts = [path for place in places if place.is_dir() for path in sorted(place.iterdir()) if path.is_file()]
     weights = [f"{path.parent.name}/{path.name} {sha256_file(path)}" for path in parts]
     asked = [asdict(prompt) for prompt in prompts(seed=settings.seed)]
-    numbers = str(model.placement.dtype) if model.engine == "torch" else model.engine
+    numbers = str(model.placement.dtype) if model.engine == "torch" else model.placement.reason
     text = json.dumps(
         [weights, numbers, model.decoder, asked, asdict(settings), examiner.mark], sort_keys=True
     )
