@@ -11,6 +11,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors import safe_open
 from tests.tiny import tiny_pipeline
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -158,6 +159,9 @@ def test_a_random_model_is_read_by_our_loader(tmp_path: Path) -> None:
     write_random(catalog.find("mini-ssd"), tmp_path / "model")
     index = json.loads((tmp_path / "model" / "model_index.json").read_text())
     assert index["_class_name"] == "StableDiffusionXLPipeline"
+    for part in ("text_encoder", "text_encoder_2"):
+        with safe_open(tmp_path / "model" / part / "model.safetensors", "pt") as file:
+            assert all(name.startswith(("text_model.", "text_projection.")) for name in file.keys())  # noqa: SIM118
     unet = load_unet(tmp_path / "model", device=torch.device("cpu"), dtype=torch.float32)
     assert all(bool(torch.isfinite(value).all()) for value in unet.state_dict().values())
 

@@ -158,14 +158,24 @@ def vae_sizes() -> dict[str, Size]:
 
 
 def text_sizes(name: str) -> dict[str, Size]:
-    """The tensors of one of SDXL's text encoders, from the meta device."""
+    """The tensors of one of SDXL's text encoders, from the meta device.
+
+    Under the names of published files: transformers 5 has dropped the prefix "text_model." from one of them,
+    and stable-diffusion.cpp takes no file without it.
+    """
     import torch
     from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
     kind = CLIPTextModel if name == "text_encoder" else CLIPTextModelWithProjection
     with torch.device("meta"):
         model = kind(CLIPTextConfig(**TEXT[name]))
-    return {key: tuple(value.shape) for key, value in model.state_dict().items() if "position_ids" not in key}
+    sizes = {
+        key: tuple(value.shape) for key, value in model.state_dict().items() if "position_ids" not in key
+    }
+    return {
+        key if key.startswith(("text_model.", "text_projection.")) else f"text_model.{key}": size
+        for key, size in sizes.items()
+    }
 
 
 def weights_name(part: str) -> str:
