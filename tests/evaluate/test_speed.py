@@ -16,7 +16,7 @@ from tests.tiny import tiny_pipeline
 from torch.utils.flop_counter import FlopCounterMode
 
 from ssd1b.base.errors import DamagedFileError, RequestError
-from ssd1b.evaluate.speed import estimate, measure, prepare, probe, work
+from ssd1b.evaluate.speed import estimate, measure, peers, prepare, probe, work
 from ssd1b.evaluate.speed.charts import picture_chart, step_chart
 from ssd1b.evaluate.speed.measure import Plan, Subject
 from ssd1b.evaluate.speed.record import Bench, Case, Timing, read
@@ -164,6 +164,14 @@ def test_a_random_model_is_read_by_our_loader(tmp_path: Path) -> None:
             assert all(name.startswith(("text_model.", "text_projection.")) for name in file.keys())  # noqa: SIM118
     unet = load_unet(tmp_path / "model", device=torch.device("cpu"), dtype=torch.float32)
     assert all(bool(torch.isfinite(value).all()) for value in unet.state_dict().values())
+
+
+def test_a_peer_that_wants_one_file_gets_the_model_in_one(folder: Path) -> None:
+    path = peers.single_file(folder)
+    assert path.name == f"{folder.name}.safetensors"
+    with safe_open(path, "pt") as file:
+        assert any(name.startswith("model.diffusion_model.") for name in file.keys())  # noqa: SIM118
+    assert peers.single_file(folder) == path
 
 
 def test_an_estimate_is_work_over_what_was_reached_of_this_machines_limit() -> None:

@@ -100,7 +100,10 @@ class StockOpenVINO:
 
 
 class StableDiffusionCpp:
-    """stable-diffusion.cpp with q8_0 weights, quantised while it loads the folder."""
+    """stable-diffusion.cpp with q8_0 weights, quantised while it loads the model as a single file.
+
+    Of a diffusers folder it does not recognise SSD-1B's layout.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -131,8 +134,26 @@ class StableDiffusionCpp:
         StableDiffusion = import_module(SDCPP).StableDiffusion
 
         return StableDiffusion(
-            model_path=str(self.folder), wtype="q8_0", n_threads=torch.get_num_threads(), verbose=False
+            model_path=str(single_file(self.folder)),
+            wtype="q8_0",
+            n_threads=torch.get_num_threads(),
+            verbose=False,
         )
+
+
+def single_file(folder: Path) -> Path:
+    """The model of a diffusers folder in one file beside it, written unless it is there."""
+    from ssd1b.formats.diffusers_folder import open_folder
+    from ssd1b.formats.safetensors_io import write_file
+    from ssd1b.formats.single_file import to_single_file
+
+    path = folder.with_name(f"{folder.name}.safetensors")
+    if not path.is_file():
+        file = to_single_file(open_folder(folder))
+        half = path.with_suffix(".part")
+        write_file(half, file.tensors, metadata=file.metadata)
+        half.replace(path)
+    return path
 
 
 ENGINES: dict[str, Callable[[Path], Runner]] = {
