@@ -16,6 +16,7 @@ from tests.tiny import tiny_pipeline
 from torch.utils.flop_counter import FlopCounterMode
 
 from ssd1b.base.errors import DamagedFileError, RequestError
+from ssd1b.base.files import cache_folder
 from ssd1b.evaluate.speed import estimate, measure, peers, prepare, probe, work
 from ssd1b.evaluate.speed.charts import picture_chart, step_chart
 from ssd1b.evaluate.speed.measure import Plan, Subject
@@ -168,7 +169,7 @@ def test_a_random_model_is_read_by_our_loader(tmp_path: Path) -> None:
 
 def test_a_peer_that_wants_one_file_gets_the_model_in_one(folder: Path) -> None:
     path = peers.single_file(folder)
-    assert path.name == f"{folder.name}.safetensors"
+    assert path.suffix == ".safetensors" and path.parent == cache_folder() / "bench"
     with safe_open(path, "pt") as file:
         assert any(name.startswith("model.diffusion_model.") for name in file.keys())  # noqa: SIM118
     assert peers.single_file(folder) == path

@@ -142,13 +142,16 @@ class StableDiffusionCpp:
 
 
 def single_file(folder: Path) -> Path:
-    """The model of a diffusers folder in one file beside it, written unless it is there."""
+    """The model of a diffusers folder in one file in the cache, written unless it is there."""
+    from ssd1b.base.files import cache_folder
     from ssd1b.formats.diffusers_folder import open_folder
+    from ssd1b.formats.openvino_ir import fingerprint
     from ssd1b.formats.safetensors_io import write_file
     from ssd1b.formats.single_file import to_single_file
 
-    path = folder.with_name(f"{folder.name}.safetensors")
+    path = cache_folder() / "bench" / f"{folder.name}-{fingerprint(folder)}.safetensors"
     if not path.is_file():
+        path.parent.mkdir(parents=True, exist_ok=True)
         file = to_single_file(open_folder(folder))
         half = path.with_suffix(".part")
         write_file(half, file.tensors, metadata=file.metadata)
