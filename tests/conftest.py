@@ -1,10 +1,11 @@
-"""The ground rules of every test: no network but loopback, one thread, nothing fetched from a hub."""
+"""The ground rules of every test: no network but loopback, one thread, one seed, nothing fetched."""
 
 from __future__ import annotations
 
 import ipaddress
 import os
 import socket
+import sys
 from collections.abc import Iterator
 
 import pytest
@@ -26,6 +27,14 @@ def _is_loopback(host: object) -> bool:
         return ipaddress.ip_address(str(name)).is_loopback
     except ValueError:
         return False
+
+
+@pytest.fixture(autouse=True)
+def the_same_random_numbers_every_time() -> None:
+    """What a test draws from torch's own generator does not change from run to run."""
+    # Only where a test has torch already: most of the suite's plain tests should not wait for it.
+    if "torch" in sys.modules:
+        sys.modules["torch"].manual_seed(0)
 
 
 @pytest.fixture(autouse=True, scope="session")
