@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -23,8 +23,9 @@ from ssd1b.generate.load import export_for, load, read_model, wish_of
 from ssd1b.generate.model import Model
 from ssd1b.generate.openvino import export as exporting
 from ssd1b.generate.openvino.calibrate import psnr_db
-from ssd1b.generate.openvino.cut import only_time
-from ssd1b.generate.openvino.engine import OpenVINODenoiser, Settings, compiled_folder
+from ssd1b.generate.openvino.cut import TEXT, only_time
+from ssd1b.generate.openvino.denoiser import OpenVINODenoiser
+from ssd1b.generate.openvino.engine import Network, Settings, compiled_folder
 from ssd1b.generate.openvino.export import Order, export
 from ssd1b.generate.openvino.load import read_export
 from ssd1b.generate.openvino.quantise import Group, group_of, worst
@@ -140,12 +141,34 @@ def test_an_exported_unet_can_be_cut_where_its_last_block_begins(by_torch: Model
     assert relative(without, whole) > 1e-3
 
 
+def test_keys_and_values_of_the_text_are_made_once_a_text(
+    by_torch: Model, by_openvino: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    denoiser, made = by_openvino.denoiser, []
+    assert isinstance(denoiser, OpenVINODenoiser)
+    run = Network.run
+
+    def counting(network: Network, inputs: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        made.append(TEXT) if TEXT in inputs else None
+        return run(network, inputs)
+
+    monkeypatch.setattr(Network, "run", counting)
+    latent, steps = torch.randn(1, 4, 8, 8), torch.tensor([500])
+    for prompt in ("a fox", "a fox", "an owl", "a fox"):
+        text = by_torch.text.encode([prompt])
+        cond = Conditioning(text.context_BTC, text.pooled_BC, torch.tensor([[64.0, 64, 0, 0, 64, 64]]))
+        with torch.inference_mode():
+            right = by_torch.denoiser.predict_noise(latent, steps, cond)
+        assert relative(denoiser.predict_noise(latent, steps, cond), right) < 1e-5
+    assert len(made) == 3
+
+
 def test_in_bfloat16_the_time_embedding_stays_exact(by_torch: Model, exported: Path) -> None:
     rough = read_export("tiny", exported, Settings(precision="bf16"))
     whole, kept, again, _ = cut_answers(rough, by_torch)
     exact = cut_answers(read_export("tiny", exported), by_torch)[0]
     assert [relative(each, exact) < 0.02 for each in (whole, kept, again)] == [True] * 3
-    assert isinstance(rough.denoiser, OpenVINODenoiser) and rough.denoiser.time is not None
+    assert isinstance(rough.denoiser, OpenVINODenoiser)
     assert rough.denoiser.time.settings.precision == "f32" and rough.denoiser.time.part is only_time
 
 

@@ -85,7 +85,7 @@ class StockOpenVINO:
 
     def unet(self, px: tuple[int, int]) -> None:
         """One UNet call."""
-        from ssd1b.generate.openvino.engine import unet_inputs
+        from ssd1b.generate.openvino.denoiser import unet_inputs
 
         inputs = unet_inputs(latent_of(self.shape, px), torch.tensor([500]), conditioning(self.shape, px))
         self._unet({name: value.numpy() for name, value in inputs.items()})

@@ -16,7 +16,7 @@ import numpy as np
 
 from ssd1b.formats.openvino_ir import Drift
 from ssd1b.generate import pipeline
-from ssd1b.generate.openvino.engine import unet_inputs
+from ssd1b.generate.openvino.denoiser import unet_inputs
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -20,31 +20,14 @@ from torch import Tensor
 
 from ssd1b.base.files import cache_folder
 from ssd1b.formats.openvino_ir import IR_FILE
-from ssd1b.generate.engines.torch import guidance_embedding
 from ssd1b.generate.openvino import version
-from ssd1b.generate.openvino.cut import (
-    DEEP,
-    LATENT,
-    TEXT,
-    TIME,
-    Cut,
-    from_deep,
-    keeping_deep,
-    only_time,
-    whole,
-    without_time,
-)
+from ssd1b.generate.openvino.cut import Cut, whole
 from ssd1b.models.encoders import denormalised, normalised
 
 if TYPE_CHECKING:
     import openvino
 
-    from ssd1b.generate.engines import Conditioning
-
 KEPT_BUCKETS = 3
-ROWS_APART_FROM = 48 * 48
-"""From this many latents a row (384 px square) rows are run one by one: a core is busy with one, and memory
-is halved."""
 
 Shapes = tuple[tuple[str, tuple[int, ...]], ...]
 
@@ -123,77 +106,6 @@ class Network:
 
 
 @dataclass(frozen=True, slots=True)
-class OpenVINODenoiser:
-    """A `DeepDenoiser` that runs an exported UNet, in one piece or cut in two."""
-
-    unet: Network
-    guidance_channels: int | None = None
-    keeping: Network | None = None
-    top: Network | None = None
-    time: Network | None = None
-
-    def predict_noise(self, latent_BCHW: Tensor, step_B: Tensor, cond: Conditioning) -> Tensor:
-        """Run the UNet; large pictures row by row."""
-        inputs = self._inputs(latent_BCHW, step_B, cond)
-        return _by_rows(self.unet, inputs)["out_sample"].to(latent_BCHW.dtype)
-
-    def predict_keeping(
-        self, latent_BCHW: Tensor, step_B: Tensor, cond: Conditioning
-    ) -> tuple[Tensor, Tensor]:
-        """Run the UNet with a second output where its last block begins."""
-        assert self.keeping is not None, "made by `denoiser_of`"
-        found = _by_rows(self.keeping, self._inputs(latent_BCHW, step_B, cond))
-        return found["out_sample"].to(latent_BCHW.dtype), found[DEEP]
-
-    def predict_from(
-        self, deep_BCHW: Tensor, latent_BCHW: Tensor, step_B: Tensor, cond: Conditioning
-    ) -> Tensor:
-        """Run only what is at full resolution."""
-        assert self.top is not None, "made by `denoiser_of`"
-        inputs = self._inputs(latent_BCHW, step_B, cond)
-        del inputs[TEXT]
-        return _by_rows(self.top, {**inputs, DEEP: deep_BCHW})["out_sample"].to(latent_BCHW.dtype)
-
-    def _inputs(self, latent_BCHW: Tensor, step_B: Tensor, cond: Conditioning) -> dict[str, Tensor]:
-        """What the networks are fed; the time embedding is computed first where they do not do it."""
-        inputs = unet_inputs(latent_BCHW, step_B, cond, self.guidance_channels)
-        if self.time is None:
-            return inputs
-        told = {name: value for name, value in inputs.items() if name != TEXT}
-        return {LATENT: inputs[LATENT], TEXT: inputs[TEXT], TIME: self.time.run(told)[TIME]}
-
-
-def denoiser_of(folder: Path, settings: Settings, guidance_channels: int | None = None) -> OpenVINODenoiser:
-    """The exported UNet in `folder`; its pieces are compiled when they are first needed.
-
-    In bfloat16 the time embedding is a network of its own, in float32.
-    """
-    cuts: tuple[Cut, ...] = (whole, keeping_deep, from_deep)
-    if settings.precision == "f32":
-        unet, keeping, top = (Network(folder, settings, part) for part in cuts)
-        return OpenVINODenoiser(unet, guidance_channels, keeping, top)
-    unet, keeping, top = (Network(folder, settings, _timeless(part)) for part in cuts)
-    time = Network(folder, replace(settings, precision="f32"), only_time)
-    return OpenVINODenoiser(unet, guidance_channels, keeping, top, time)
-
-
-def _timeless(part: Cut) -> Cut:
-    """The same cut of a UNet that is given its time embedding."""
-    return lambda model: part(without_time(model))
-
-
-def _by_rows(network: Network, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Run all rows at once, or large pictures row by row."""
-    n_rows, _, height, width = inputs["sample"].shape
-    at_once = 1 if height * width >= ROWS_APART_FROM else n_rows
-    found = [
-        network.run({name: value[row : row + at_once] for name, value in inputs.items()})
-        for row in range(0, n_rows, at_once)
-    ]
-    return {name: torch.cat([each[name] for each in found]) for name in found[0]}
-
-
-@dataclass(frozen=True, slots=True)
 class OpenVINOAutoencoder:
     """An `Autoencoder` of two exported networks; `config` is vae/config.json."""
 
@@ -227,22 +139,6 @@ class OpenVINOTextEncoder:
         rows = [self.network.run({"input_ids": row[None].long()}) for row in ids_BT]
         context_BTC = torch.cat([row[f"hidden_states.{self.n_layers - 1}"] for row in rows])
         return context_BTC, torch.cat([row[self.pooled] for row in rows])
-
-
-def unet_inputs(
-    latent_BCHW: Tensor, step_B: Tensor, cond: Conditioning, guidance_channels: int | None = None
-) -> dict[str, Tensor]:
-    """The arguments of an exported UNet, by name; `guidance_channels` where it takes guidance as an input."""
-    inputs = {
-        "sample": latent_BCHW.float(),
-        "timestep": step_B.long(),
-        "encoder_hidden_states": cond.context_BTC.float(),
-        "text_embeds": cond.pooled_BC.float(),
-        "time_ids": cond.time_ids_B6.float(),
-    }
-    if guidance_channels is not None and cond.guidance_B is not None:
-        inputs["timestep_cond"] = guidance_embedding(cond.guidance_B, guidance_channels)
-    return inputs
 
 
 def _compile(path: Path, part: Cut, shapes: Shapes, settings: Settings) -> openvino.CompiledModel:

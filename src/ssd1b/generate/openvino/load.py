@@ -20,12 +20,12 @@ from ssd1b.formats.diffusers_folder import read_json
 from ssd1b.formats.openvino_ir import IR_WEIGHTS, NETWORKS, Record, read_record
 from ssd1b.generate.model import Model, defaults_of
 from ssd1b.generate.openvino import needed, version
+from ssd1b.generate.openvino.denoiser import denoiser_of
 from ssd1b.generate.openvino.engine import (
     Network,
     OpenVINOAutoencoder,
     OpenVINOTextEncoder,
     Settings,
-    denoiser_of,
 )
 from ssd1b.models.device import Placement
 from ssd1b.models.encoders import TextStack, load_tokenizers
