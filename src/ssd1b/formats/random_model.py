@@ -26,7 +26,7 @@ from ssd1b.plan.tensors import tensors
 
 Size = tuple[int, ...]
 BLOCK_BYTES = 16 << 20
-SMALLEST_STD = 12  # noise blocks of standard deviation 2**-0 … 2**-12, then one of zeros and one of ones
+SMALLEST_STD = 12  # noise blocks of standard deviation 2**-0 … 2**-12, then one for biases and one for norms
 VAE = {
     "block_out_channels": [128, 256, 512, 512],
     "down_block_types": ["DownEncoderBlock2D"] * 4,
@@ -106,7 +106,11 @@ def _refuse_small_disk(out: Path, total: int) -> None:
 
 
 def write_noise(path: Path) -> None:
-    """Blocks of float16 normal numbers, each half as loud as the one before; then zeros, then ones."""
+    """Blocks of float16 normal numbers, each half as loud as the one before; then biases, then norms.
+
+    Biases are near 0 and norms near 1 but not equal to them: an engine that looks at the weights would leave
+    such sums and products out, which it cannot do for a trained model.
+    """
     import numpy as np
 
     count = BLOCK_BYTES // 2
@@ -114,12 +118,12 @@ def write_noise(path: Path) -> None:
     with path.open("wb") as file:
         for power in range(SMALLEST_STD + 1):
             file.write((normal * 2.0**-power).astype("<f2").tobytes())
-        file.write(np.zeros(count, "<f2").tobytes())
-        file.write(np.ones(count, "<f2").tobytes())
+        file.write((normal * 2.0**-6).astype("<f2").tobytes())
+        file.write((1 + normal * 2.0**-4).astype("<f2").tobytes())
 
 
 def weights(sizes: Mapping[str, Size], noise: Path) -> TensorFile:
-    """Tensors cut out of the noise: matrices as loud as keeps signals level, norms 1, biases 0."""
+    """Tensors cut out of the noise: matrices as loud as keeps signals level, norms near 1, biases near 0."""
     views = {}
     for number, (name, size) in enumerate(sorted(sizes.items())):
         block = noise_block(name, size)
