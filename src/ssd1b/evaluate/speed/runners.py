@@ -18,6 +18,7 @@ from ssd1b.formats.diffusers_folder import read_json
 from ssd1b.generate.engines import Conditioning
 from ssd1b.generate.engines.torch import TorchAutoencoder, TorchDenoiser, compiled
 from ssd1b.generate.model import Model
+from ssd1b.generate.openvino.denoiser import OpenVINODenoiser
 from ssd1b.models.encoders import load_text, load_vae, time_ids
 from ssd1b.models.folder import load_unet
 from ssd1b.plan.shape import shape_of
@@ -116,11 +117,14 @@ class Exported:
         self.model: Model = read_export("bench", folder)
 
     def text(self, px: tuple[int, int]) -> None:
-        """Encode one prompt."""
-        self.model.text.encode([PROMPT])
+        """Encode one prompt, and make the keys and values of it, which the UNet's steps share."""
+        denoiser = self.model.denoiser
+        assert isinstance(denoiser, OpenVINODenoiser), "an export's UNet is OpenVINO's"
+        denoiser.text.forget()
+        denoiser.text.of(self.model.text.encode([PROMPT]).context_BTC)
 
     def unet(self, px: tuple[int, int]) -> None:
-        """Call the UNet once."""
+        """Call the UNet once, as at any step but the first."""
         call(self.model.denoiser, self.model.shape, px)
 
     def decode(self, px: tuple[int, int]) -> None:

@@ -56,6 +56,10 @@ class TextStates:
             self._context_BTC = context_BTC.clone()
         return self._states
 
+    def forget(self) -> None:
+        """Let the next text be new, whatever it says."""
+        self._context_BTC = None
+
 
 @dataclass(frozen=True, slots=True)
 class OpenVINODenoiser:
