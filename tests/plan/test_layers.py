@@ -16,6 +16,8 @@ from ssd1b.plan.layers import LayerPlan, TapPair, cut, whole
 from ssd1b.plan.shape import MID
 from ssd1b.plan.tensors import tensors
 
+LEVELS = ("sites", "blocks", "self-attention")
+
 
 @st.composite
 def plans(draw: st.DrawFn) -> LayerPlan:
@@ -117,11 +119,63 @@ def test_there_are_26_tap_pairs_from_sdxl_to_ssd_1b_in_running_order() -> None:
     assert sites[3] == "down_blocks.1.attentions.0"
 
 
+def test_the_26_sites_are_those_of_the_original_script() -> None:
+    """Its hooks, as loops: outputs of resnets[i] and attentions[i], and of the middle (commit 3bf633b)."""
+    resnets = [f"down_blocks.{d}.resnets.{r}" for d in range(3) for r in range(2)]
+    resnets += [f"up_blocks.{u}.resnets.{r}" for u in range(3) for r in range(3)]
+    attentions = [f"down_blocks.{d}.attentions.{a}" for d in (1, 2) for a in range(2)]
+    attentions += [f"up_blocks.{u}.attentions.{a}" for u in (0, 1) for a in range(3)]
+    pairs = catalog.find("ssd-1b").tap_pairs()
+    assert sorted(p.student_site for p in pairs) == sorted([*resnets, *attentions, MID])
+    assert all(p.student_site == p.teacher_site for p in pairs), "SSD-1B drops blocks, never whole sites"
+    assert [p.student_site for p in pairs] == [
+        "down_blocks.0.resnets.0", "down_blocks.0.resnets.1",
+        "down_blocks.1.resnets.0", "down_blocks.1.attentions.0",
+        "down_blocks.1.resnets.1", "down_blocks.1.attentions.1",
+        "down_blocks.2.resnets.0", "down_blocks.2.attentions.0",
+        "down_blocks.2.resnets.1", "down_blocks.2.attentions.1",
+        "mid_block",
+        "up_blocks.0.resnets.0", "up_blocks.0.attentions.0",
+        "up_blocks.0.resnets.1", "up_blocks.0.attentions.1",
+        "up_blocks.0.resnets.2", "up_blocks.0.attentions.2",
+        "up_blocks.1.resnets.0", "up_blocks.1.attentions.0",
+        "up_blocks.1.resnets.1", "up_blocks.1.attentions.1",
+        "up_blocks.1.resnets.2", "up_blocks.1.attentions.2",
+        "up_blocks.2.resnets.0", "up_blocks.2.resnets.1", "up_blocks.2.resnets.2",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "sites", "blocks", "self_attention"),
+    [
+        ("ssd-1b", 26, 7, 34),
+        ("vega", 26, 7, 15),
+        ("koala-1b", 16, 7, 30),
+        ("koala-700m", 15, 6, 21),
+        ("sdxl", 26, 7, 70),
+    ],
+)
+def test_each_level_compares_what_the_student_has(
+    name: str, sites: int, blocks: int, self_attention: int
+) -> None:
+    plan = catalog.find(name)
+    counts = [len(plan.tap_pairs(level)) for level in LEVELS]
+    assert counts == [sites, blocks, self_attention]
+
+
+def test_self_attention_of_a_kept_block_is_compared_with_the_block_it_was() -> None:
+    pairs = {p.student_site: p.teacher_site for p in catalog.find("ssd-1b").tap_pairs("self-attention")}
+    site = "down_blocks.2.attentions.1.transformer_blocks"
+    assert pairs[f"{site}.3.attn1"] == f"{site}.6.attn1"
+    koala = {p.student_site: p.teacher_site for p in catalog.find("koala-1b").tap_pairs("self-attention")}
+    assert koala["up_blocks.0.attentions.1.transformer_blocks.5.attn1"].startswith("up_blocks.0.attentions.2")
+
+
 @settings(deadline=None, max_examples=10)
-@given(plans())
-def test_every_tap_pair_names_modules_that_exist(plan: LayerPlan) -> None:
+@given(plans(), st.sampled_from(LEVELS))
+def test_every_tap_pair_names_modules_that_exist(plan: LayerPlan, level: str) -> None:
     student, teacher = tensors(plan.shape), tensors(plan.teacher)
-    for pair in plan.tap_pairs():
+    for pair in plan.tap_pairs(level):
         assert any(key.startswith(f"{pair.student_site}.") for key in student)
         assert any(key.startswith(f"{pair.teacher_site}.") for key in teacher)
 

@@ -22,7 +22,7 @@ _OUTSIDE_OUT = ("conv_norm_out", "conv_out")
 
 @dataclass(frozen=True, slots=True)
 class TapPair:
-    """Two places whose outputs distillation compares: residual blocks, attention sites or mid blocks."""
+    """Two places whose outputs distillation compares, as modules of the student and of its teacher."""
 
     student_site: str
     teacher_site: str
@@ -110,12 +110,27 @@ class LayerPlan:
     def _places(self) -> Mapping[str, str]:
         return {old: new for new, old in self._pairs.items()}
 
-    def tap_pairs(self) -> tuple[TapPair, ...]:
+    def tap_pairs(self, level: str = "sites") -> tuple[TapPair, ...]:
         """Return the pairs whose outputs layer-level distillation compares, in running order.
 
-        Every kept residual block, every kept attention site, and the output of the whole mid block: 26 from
-        SDXL to SSD-1B, the terms of the original script (segmind/SSD-1B commit 3bf633b, distill_sdxl.py).
+        Args:
+            level: "sites": every kept residual block, every kept attention site, and the output of the whole
+                mid block; 26 from SDXL to SSD-1B, the terms of the original script (segmind/SSD-1B commit
+                3bf633b, distill_sdxl.py). "blocks": the output of each down, mid and up block (BK-SDM,
+                arXiv:2305.15798). "self-attention": the self-attention of each kept transformer block
+                (KOALA, arXiv:2312.04005). What the student has not is not compared.
         """
+        if level == "blocks":
+            return tuple(TapPair(block, block) for block in self.shape.blocks)
+        if level == "self-attention":
+            return tuple(
+                TapPair(f"{new}.attn1", f"{old}.attn1")
+                for new, old in self._pairs.items()
+                if ".transformer_blocks." in new
+            )
+        return self._site_pairs()
+
+    def _site_pairs(self) -> tuple[TapPair, ...]:
         pairs: list[TapPair] = []
         for block in self.shape.blocks:
             if block == MID:
