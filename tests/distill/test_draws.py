@@ -42,6 +42,29 @@ def test_noise_is_standard_normal_and_timesteps_are_uniform() -> None:
     assert abs(timestep_B.float().mean() - 499.5) < 25
 
 
+def test_offset_noise_moves_whole_channels_and_nothing_else() -> None:
+    plain, moved = (draws.noise(7, IDS, 5, LIKE_BCHW, offset) for offset in (0.0, 0.5))
+    shift = moved - plain
+    flat = shift.mean((2, 3), keepdim=True)
+    torch.testing.assert_close(shift, flat.expand_as(shift), rtol=0.0, atol=1e-6)
+    assert flat.flatten().unique().numel() == 12, "each channel of each sample by its own number"
+    alone = draws.noise(7, ("b",), 5, LIKE_BCHW[:1], 0.5)
+    assert torch.equal(moved[1], alone[0])
+    ids = tuple(str(i) for i in range(2000))
+    like = torch.empty(2000, 4, 1, 1)
+    many = draws.noise(0, ids, 0, like, 0.5) - draws.noise(0, ids, 0, like)
+    assert abs(many.std() - 0.5) < 0.02
+
+
+def test_a_nudge_is_noise_of_its_own_and_none_where_none_is_asked_for() -> None:
+    assert draws.nudge(7, IDS, 5, LIKE_BCHW, 0.0) is None
+    nudge = draws.nudge(7, IDS, 5, LIKE_BCHW, 0.1)
+    noise = draws.noise(7, IDS, 5, LIKE_BCHW)
+    assert abs(nudge.std() - 0.1) < 0.01
+    assert abs((nudge * noise).mean()) < 0.01, "independent of the noise that is to be found"
+    assert torch.equal(nudge[1], draws.nudge(7, ("b",), 5, LIKE_BCHW[:1], 0.1)[0])
+
+
 def test_about_the_asked_share_of_captions_is_dropped_both_encodings_at_once() -> None:
     batch = tiny.TinyBatches(batch=200).batch_at(0)
     empty = Caption(torch.full((5, 12), 9.0), torch.full((8,), 9.0))

@@ -27,13 +27,29 @@ class Strict(BaseModel):
 class LossWeights(Strict):
     """Weights of the loss parts. Zero switches a part off; without a teacher only `task` is used."""
 
-    task: Weight = Field(1.0, description="Distance between the student's noise estimate and the true noise.")
-    output: Weight = Field(0.5, description="Distance between the two models' noise estimates.")
+    task: Weight = Field(1.0, description="Distance between the student's estimate and the truth.")
+    output: Weight = Field(0.5, description="Distance between the two models' estimates.")
     feature: Weight = Field(0.5, description="The tap pairs' feature distances.")
     feature_mode: Literal["faithful", "normalised"] = Field(
         "faithful",
         description="faithful: the plain sum, as published. normalised: each term divided by the mean "
         "square of the teacher's feature, then averaged.",
+    )
+    feature_level: Literal["sites", "blocks", "self-attention"] = Field(
+        "sites",
+        description="Which outputs are compared. sites: every residual block and attention site, as "
+        "published. blocks: the down, mid and up blocks (BK-SDM). self-attention: that of every kept "
+        "transformer block (KOALA).",
+    )
+    feature_weighting: Literal["uniform", "min-snr", "p2"] = Field(
+        "uniform",
+        description="Weight of each sample's feature distances by its noise: p2 is 1 / (1 + SNR), most where "
+        "the picture is decided; min-snr takes weight only from nearly clean pictures.",
+    )
+    massive: Weight = Field(
+        0.0,
+        description="Leave out the teacher's feature values whose magnitude is above so many times the "
+        "median of their sample (massive activations); 0 leaves none out.",
     )
 
 
@@ -60,12 +76,24 @@ class Stage(Strict):
     weighting: Literal["uniform", "min-snr", "v"] = Field(
         "uniform", description="Weight of each sample's task and output loss by its signal-to-noise ratio."
     )
+    prediction: Literal["epsilon", "v"] | None = Field(
+        None,
+        description="What the student predicts, noise or velocity; if not given, what the scheduler put "
+        "beside it says (see parts). A teacher's is read from its own scheduler.",
+    )
     loss: LossWeights = LossWeights()
     ema: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(
         0.0, description="Decay of the averaged weights that are saved as the student; 0 saves the last ones."
     )
     clip: Weight = Field(1.0, description="Largest gradient norm; 0 does not clip.")
     caption_dropout: Share = Field(0.0, description="Share of samples trained on the empty caption.")
+    noise_offset: Weight = Field(
+        0.0,
+        description="How far each channel's noise is moved as a whole, so that brightness is learned too.",
+    )
+    input_perturbation: Weight = Field(
+        0.0, description="Strength of extra noise in the input that is not to be predicted."
+    )
     trainable: tuple[str, ...] = Field(
         (),
         strict=False,

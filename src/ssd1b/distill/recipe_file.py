@@ -1,11 +1,13 @@
 """Reading recipes: YAML in, a checked Recipe out, errors that name the key.
 
 Knows files, `like:` (a recipe by its difference to another), `common:` (keys shared by all stages) and
-`--set a.b=c`. Does not know what any key means.
+`--set a.b=c`. Does not know what any key means. A key written twice is refused, and 2e-4 is a number, as in
+YAML 1.2 (YAML 1.1, which PyYAML reads, takes it for text).
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeAlias, cast
@@ -21,6 +23,7 @@ Tree: TypeAlias = dict[str, object]
 SHIPPED = Path(__file__).parent.parent / "recipes"
 # How deep a key stands: name, stages.0.name, stages.0.loss.task.
 _LEVELS: dict[int, type[BaseModel]] = {1: Recipe, 2: Stage, 3: Stage, 4: LossWeights}
+_NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+")
 
 
 def shipped_names() -> list[str]:
@@ -60,21 +63,55 @@ def parse(tree: Tree, where: str) -> Recipe:
         raise RecipeError(f"{where}: {_explain(error)}") from None
 
 
-def _tree(path: Path) -> Tree:
+def _tree(path: Path, above: tuple[Path, ...] = ()) -> Tree:
+    if path.resolve() in above:
+        raise RecipeError(f"{path} is written as its difference to itself ('like:' leads back to it).")
     try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+        tree = _plain(path.read_text(encoding="utf-8"))
     except yaml.YAMLError as error:
         raise RecipeError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(tree, dict):
         raise RecipeError(f"{path} is not a recipe: it should be a mapping with 'name' and 'stages'.")
-    return _over_base(cast(Tree, tree), path) if "like" in tree else cast(Tree, tree)
+    return _over_base(cast(Tree, tree), path, above) if "like" in tree else cast(Tree, tree)
 
 
-def _over_base(tree: Tree, path: Path) -> Tree:
+def _plain(text: str) -> object:
+    """What YAML text says, as plain data.
+
+    Raises:
+        yaml.YAMLError: it is not YAML, or has a key twice in one place.
+    """
+    top = yaml.compose(text, Loader=yaml.SafeLoader)
+    if top is None:
+        return None
+    for node in _nodes(top):
+        if isinstance(node, yaml.MappingNode):
+            keys = [str(key.value) for key, _ in node.value]
+            twice = next((key for key in keys if keys.count(key) > 1), None)
+            if twice is not None:
+                raise yaml.YAMLError(f"the key '{twice}' is there twice,\n{node.start_mark}")
+        elif isinstance(node, yaml.ScalarNode) and node.style is None and _NUMBER.fullmatch(node.value):
+            node.tag = "tag:yaml.org,2002:float"
+    return cast(object, yaml.SafeLoader("").construct_document(top))
+
+
+def _nodes(top: yaml.Node) -> list[yaml.Node]:
+    """Every node of a document once; aliases may make a knot."""
+    found, todo = {id(top): top}, [top]
+    while todo:
+        node = todo.pop()
+        inner = [one for pair in node.value for one in pair] if isinstance(node, yaml.MappingNode) else []
+        inner += node.value if isinstance(node, yaml.SequenceNode) else []
+        todo += [one for one in inner if id(one) not in found]
+        found |= {id(one): one for one in inner}
+    return list(found.values())
+
+
+def _over_base(tree: Tree, path: Path, above: tuple[Path, ...]) -> Tree:
     """`like: other` takes the other recipe; the remaining keys go over it, `set:` as on the command line."""
     like = str(tree.pop("like"))
     beside = path.parent / f"{like.removesuffix('.yaml')}.yaml"
-    base = _tree(beside if beside.is_file() else find(like))
+    base = _tree(beside if beside.is_file() else find(like), (*above, path.resolve()))
     settings = tree.pop("set", {})
     if not isinstance(settings, dict):
         raise RecipeError(f"{path}: 'set' should map keys like stages.0.steps to values.")
@@ -87,7 +124,11 @@ def _set(tree: Tree, setting: str) -> None:
     dotted, equals, text = setting.partition("=")
     if not equals:
         raise RecipeError(f"--set {setting}: write it as key=value, for example stages.0.steps=100.")
-    _put(tree, dotted.strip().split("."), yaml.safe_load(text), setting)
+    try:
+        value = _plain(text)
+    except yaml.YAMLError:
+        raise RecipeError(f"--set {setting}: what follows the = is not valid YAML.") from None
+    _put(tree, dotted.strip().split("."), value, setting)
 
 
 def _put(node: object, keys: list[str], value: object, setting: str) -> None:
@@ -123,9 +164,22 @@ def _spread_common(tree: Tree, where: str) -> Tree:
     common, stages = tree.pop("common", {}), tree.get("stages")
     if not isinstance(common, dict):
         raise RecipeError(f"{where}: 'common' should be a mapping of keys shared by all stages.")
+    _refuse_unknown(common, where)
     if isinstance(stages, list):
         tree["stages"] = [_merged(common, s) if isinstance(s, dict) else s for s in stages]
     return tree
+
+
+def _refuse_unknown(common: Tree, where: str) -> None:
+    """Name a wrong key of `common` where it stands, before every stage has it."""
+    loss = common.get("loss")
+    placed: list[tuple[str, Tree, type[BaseModel]]] = [("common", common, Stage)]
+    placed += [("common.loss", cast(Tree, loss), LossWeights)] if isinstance(loss, dict) else []
+    for place, tree, level in placed:
+        for key in tree:
+            if key not in level.model_fields:
+                hint = did_you_mean(str(key), level.model_fields)
+                raise RecipeError(f"{where}: unknown key '{place}.{key}'.{hint}")
 
 
 def _merged(under: Tree, over: Tree) -> Tree:
@@ -146,7 +200,9 @@ def _explain(error: ValidationError) -> str:
     if first["type"] == "missing":
         return f"'{place}' is missing."
     message = first["msg"].removeprefix("Value error, ")
-    return f"'{place}': {message}." if place else f"{message}."
+    hint = did_you_mean(str(first["input"]), re.findall(r"'([^']+)'", message))
+    hint = hint if first["type"] == "literal_error" else ""
+    return f"'{place}': {message}.{hint}" if place else f"{message}."
 
 
 def _hint(place: tuple[int | str, ...]) -> str:

@@ -26,7 +26,7 @@ import torch
 from ssd1b.base.errors import MissingFileError, RecipeError
 from ssd1b.base.files import write_atomic
 from ssd1b.base.seeds import seed_of
-from ssd1b.distill import checkpoint, curves, recipe_file, student
+from ssd1b.distill import checkpoint, curves, lesson, recipe_file, student
 from ssd1b.distill.checkpoint import Checkpoint
 from ssd1b.distill.journal import Journal, Silent, Watcher
 from ssd1b.distill.ranks import Ranks
@@ -35,7 +35,6 @@ from ssd1b.distill.step import Objective
 from ssd1b.distill.trainer import Stopping, Surroundings, Trainer
 from ssd1b.models.batch import BatchSource
 from ssd1b.models.folder import load_unet
-from ssd1b.models.schedule import Schedule
 from ssd1b.plan.layers import LayerPlan
 from ssd1b.plan.shape import shape_of
 
@@ -131,13 +130,16 @@ def snapshot(run: Run, out: Path) -> int:
     weights = {**saved.tensors["weights"], **saved.tensors.get("average", {})}
     config = run.find.plan(stage.plan).unet_config()
     facts = {"run": run.recipe.name, "stage": stage.name, "step": saved.position.step, "plan": stage.plan}
-    student.write_model(config, weights, _parts(run), out, run.command, **facts)
+    predicts = lesson.said_by(stage, *_beside(run, stage)).prediction
+    student.write_model(config, weights, _parts(run), out, run.command, prediction=predicts, **facts)
     return saved.position.total
 
 
 def _train_stage(run: Run, index: int, journal: Journal, saved: Checkpoint | None) -> bool:
     stage = run.recipe.stages[index]
     teacher = _load(run, stage.teacher, stage).eval() if stage.teacher else None
+    if teacher is not None and stage.distils:
+        lesson.refuse_misfit(stage, run.find.plan(stage.plan), shape_of(dict(teacher.config)))
     unet = _start(run, index, teacher).to(run.device)
     if stage.gradient_checkpointing:
         unet.enable_gradient_checkpointing()
@@ -162,12 +164,25 @@ def _train_stage(run: Run, index: int, journal: Journal, saved: Checkpoint | Non
 
 
 def _objective(run: Run, stage: Stage, teacher: UNet2DConditionModel | None) -> Objective:
-    schedule = Schedule.sdxl().to(run.device)
-    if teacher is None:
-        return Objective(schedule, stage.weighting)
-    teacher.requires_grad_(False)
     plan = run.find.plan(stage.plan)
-    return Objective(schedule, stage.weighting, teacher, plan.tap_pairs() if stage.loss.feature else ())
+    if teacher is not None:
+        teacher.requires_grad_(False)
+    said = lesson.said_by(stage, *_beside(run, stage))
+    return Objective(
+        schedule=said.schedule.to(run.device),
+        weighting=stage.weighting,
+        teacher=teacher,
+        pairs=plan.tap_pairs(stage.loss.feature_level) if teacher and stage.loss.feature else (),
+        prediction=said.prediction,
+        teacher_prediction=said.teacher_prediction,
+        feature_weighting=stage.loss.feature_weighting,
+        massive=stage.loss.massive,
+    )
+
+
+def _beside(run: Run, stage: Stage) -> tuple[Path | None, Path | None]:
+    """The folders whose schedulers speak for the teacher and for the student."""
+    return run.find.model(stage.teacher) if stage.teacher else None, _parts(run)
 
 
 def _start(run: Run, index: int, teacher: UNet2DConditionModel | None) -> UNet2DConditionModel:
@@ -188,7 +203,7 @@ def _start(run: Run, index: int, teacher: UNet2DConditionModel | None) -> UNet2D
     shape = shape_of(dict(origin.config))
     if shape == plan.shape:
         return student.from_state(plan, state)
-    if shape != plan.teacher:
+    if not lesson.is_cut_from(plan, shape):
         name = stage.teacher if stage.start == "teacher" else stage.start
         raise RecipeError(
             f"Stage '{stage.name}': the UNet of '{name}' has neither the layout of plan '{plan.name}' nor "
@@ -212,6 +227,7 @@ def _write(run: Run, index: int, trainer: Trainer) -> None:
         _parts(run),
         run.student if last else run.stage_folder(index),
         run.command,
+        prediction=trainer.objective.prediction,
         run=run.recipe.name,
         stage=stage.name,
         plan=stage.plan,

@@ -5,6 +5,7 @@ Knows plans, state dicts and the diffusers folder layout. Does not know training
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,6 +18,8 @@ from torch import Tensor, nn
 from ssd1b.base.errors import LayoutError, RecipeError
 from ssd1b.base.files import finished_folder, write_manifest
 from ssd1b.base.seeds import seed_of
+from ssd1b.formats.diffusers_folder import read_json
+from ssd1b.models.schedule import prediction_of, prediction_type
 from ssd1b.plan.layers import LayerPlan
 from ssd1b.surgery.carve import carve_state
 
@@ -114,23 +117,35 @@ def _lend(parts: Path, folder: Path) -> None:
             shutil.copy(path, folder)
 
 
+def _say_prediction(path: Path, prediction: str) -> None:
+    """Let a scheduler's config name what the student predicts, where its lender predicted something else."""
+    config = read_json(path) if path.is_file() else {}
+    if config and prediction_of(config, str(path)) != prediction:
+        config["prediction_type"] = prediction_type(prediction)
+        path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
 def write_model(
     config: Mapping[str, object],
     weights: Mapping[str, Tensor],
     parts: Path | None,
     out: Path,
     command: Sequence[str],
+    *,
+    prediction: str = "epsilon",
     **facts: object,
 ) -> None:
     """Write a student as a complete diffusers folder: its UNet, and the other parts copied from `parts`.
 
-    Without `parts` the folder holds the UNet only. Weights are written as they are, float32.
+    Without `parts` the folder holds the UNet only. Weights are written as they are, float32; the scheduler
+    says what they predict.
     """
     from diffusers import UNet2DConditionModel
 
     with finished_folder(out, replace=True) as folder:
         if parts is not None:
             _lend(parts, folder)
+            _say_prediction(folder / "scheduler" / "scheduler_config.json", prediction)
         unet_folder = folder / "unet"
         unet_folder.mkdir()
         with torch.device("meta"):

@@ -150,12 +150,14 @@ class Trainer:
         stage, seed, device = self.stage, self.around.seed, self.around.device
         batch = self.source.batch_at(draw, self.around.ranks.rank, self.around.ranks.world)
         timestep_B = draws.timesteps(seed, batch.ids, draw, len(self.objective.schedule)).to(device)
-        noise_BCHW = draws.noise(seed, batch.ids, draw, batch.latent_BCHW).to(device)
+        noise_BCHW = draws.noise(seed, batch.ids, draw, batch.latent_BCHW, stage.noise_offset).to(device)
+        nudge_BCHW = draws.nudge(seed, batch.ids, draw, batch.latent_BCHW, stage.input_perturbation)
+        nudge_BCHW = nudge_BCHW if nudge_BCHW is None else nudge_BCHW.to(device)
         batch = _batch_to(batch, device)
         if self.empty is not None:
             batch = draws.drop_captions(batch, self.empty, stage.caption_dropout, seed, draw)
         with _precision(stage.precision, device):
-            parts = losses(self.student, self.objective, batch, noise_BCHW, timestep_B)
+            parts = losses(self.student, self.objective, batch, noise_BCHW, timestep_B, nudge_BCHW)
         total = parts.total(stage.loss)
         (total / stage.accumulate).backward()
         named = {"loss": total, **parts.named(stage.loss.feature_mode)}
