@@ -39,15 +39,6 @@ def test_every_shipped_recipe_is_sound_and_says_where_it_comes_from(name: str) -
         catalog.find(stage.plan)
 
 
-@pytest.mark.parametrize("name", [n for n in recipe_file.shipped_names() if n.startswith("mini")])
-def test_every_mini_recipe_has_a_smoke_twin_of_the_same_stages(name: str) -> None:
-    if not name.endswith("-smoke"):
-        twin = recipe_file.read(recipe_file.find(f"{name}-smoke"))
-        whole = recipe_file.read(recipe_file.find(name))
-        assert [s.name for s in twin.stages] == [s.name for s in whole.stages]
-        assert all(s.steps <= 2 for s in twin.stages)
-
-
 def test_common_keys_go_to_every_stage_and_a_stages_own_win(small: Path) -> None:
     one, two = recipe_file.read(small).stages
     assert (one.steps, two.steps) == (10, 20)
