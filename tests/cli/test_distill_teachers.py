@@ -25,6 +25,7 @@ from ssd1b.plan.layers import cut
 
 PARTS = tiny.SHAPE.config()
 TWINS = [name for name in recipe_file.shipped_names() if name.endswith("-smoke")]
+QUICK = "ssd-1b-smoke"  # the one that `make test` runs too
 # What a twin may change: how much is done, and who stands in for whom.
 SIZES = {"plan", "teacher", "start", "steps", "batch", "accumulate", "warmup"}
 SIZES |= {"checkpoint_every", "log_every", "data"}
@@ -112,8 +113,9 @@ def test_every_shipped_recipe_has_a_smoke_twin() -> None:
     assert {f"{name}-smoke" for name in whole} == set(TWINS)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", TWINS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=() if name == QUICK else pytest.mark.slow) for name in TWINS]
+)
 def test_every_smoke_twin_runs_to_its_end(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SSD1B_CACHE", str(tmp_path / "cache"))
     recipe = recipe_file.read(recipe_file.find(name))
