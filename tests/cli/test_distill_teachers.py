@@ -25,7 +25,7 @@ from ssd1b.plan.layers import cut
 
 PARTS = tiny.SHAPE.config()
 TWINS = [name for name in recipe_file.shipped_names() if name.endswith("-smoke")]
-QUICK = "ssd-1b-smoke"  # the one that `make test` runs too
+QUICK = "vega-smoke"  # the one that `make test` runs too
 # What a twin may change: how much is done, and who stands in for whom.
 SIZES = {"plan", "teacher", "start", "steps", "batch", "accumulate", "warmup"}
 SIZES |= {"checkpoint_every", "log_every", "data"}
