@@ -1,6 +1,7 @@
 """Put freshly trained mini models into the package: half precision, nothing twice.
 
     python tools/pack_mini.py parts runs/mini/parts
+    python tools/pack_mini.py tiny runs/mini/mini-tiny
     python tools/pack_mini.py reader runs/mini/reader
     python tools/pack_mini.py model mini-sdxl runs/mini/mini-sdxl/student
     python tools/pack_mini.py model mini-sdxl-expert runs/mini/mini-sdxl-expert/student --base mini-sdxl
@@ -21,7 +22,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 
-from ssd1b.mini.embedded import PARTS_FOLDERS
+from ssd1b.mini.embedded import DECODERS, PARTS_FOLDERS
 
 WEIGHTS = Path(__file__).parents[1] / "src/ssd1b/mini/weights"
 UNET = "diffusion_pytorch_model.safetensors"
@@ -32,13 +33,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("what", choices=("parts", "reader", "model", "ablation"))
+    parser.add_argument("what", choices=("parts", "tiny", "reader", "model", "ablation"))
     parser.add_argument("words", nargs="+", help="[NAME] FOLDER [LABEL=FOLDER ...]")
     parser.add_argument("--base")
     parser.add_argument("--note", default="")
     told = parser.parse_args()
     if told.what == "parts":
         pack_parts(Path(told.words[0]))
+    elif told.what == "tiny":
+        pack_tiny(Path(told.words[0]))
     elif told.what == "reader":
         shutil.copytree(told.words[0], WEIGHTS / "reader", dirs_exist_ok=True)
     elif told.what == "ablation":
@@ -56,6 +59,14 @@ def pack_parts(folder: Path) -> None:
     shutil.copy(folder / "model_index.json", WEIGHTS / "parts")
     for path in (WEIGHTS / "parts").rglob("*.safetensors"):
         write(halved(load_file(path)), path)
+
+
+def pack_tiny(folder: Path) -> None:
+    """Copy the tiny decoder, its weights halved."""
+    out = WEIGHTS / DECODERS[0]
+    out.mkdir(exist_ok=True)
+    shutil.copy(folder / "config.json", out)
+    write(halved(load_file(folder / UNET)), out / UNET)
 
 
 def pack_model(name: str, folder: Path, base: str | None) -> None:

@@ -18,7 +18,7 @@ from ssd1b.generate.engines import torch as torch_engine
 from ssd1b.generate.engines.fake import FakeDenoiser
 from ssd1b.generate.engines.reuse import Reusing
 from ssd1b.generate.engines.torch import TorchDenoiser
-from ssd1b.generate.load import EngineWish, load, read_model, wish_of
+from ssd1b.generate.load import EngineWish, load, read_model, wish_of, with_tiny_decoder
 from ssd1b.generate.model import KnownText, Model
 from ssd1b.generate.pipeline import batches, sample, sample_latents
 from ssd1b.generate.request import Request
@@ -210,6 +210,22 @@ def test_a_tiny_decoder_draws_what_stock_diffusers_draws_with_it(
     assert torch.allclose(loaded.vae.decode(latent), wanted, atol=1e-6)
     assert sample(loaded, [request])[0].size == (64, 96)
     assert loaded.vae.encode(torch.zeros(1, 3, 64, 64)).shape == (1, 4, 8, 8)
+
+
+def test_the_miniatures_have_a_tiny_decoder_by_name() -> None:
+    own, loaded = (
+        load("mini-ssd", wish=EngineWish("torch", decoder=decoder)) for decoder in (None, Path("mini-tiny"))
+    )
+    assert loaded.decoder == "mini-tiny"
+    latent = sample_latents(own, [FOX.model_copy(update={"width": 128, "height": 128, "prompt": "a fox"})])
+    gap = (loaded.vae.decode(latent) - own.vae.decode(latent)).square().mean()
+    assert 0 < float(gap) < 1e-2
+
+
+def test_the_miniatures_tiny_decoder_is_not_given_to_a_model_for_photographs(model: Model) -> None:
+    large = replace(model, shape=replace(model.shape, sample_size=128))
+    with pytest.raises(RequestError, match="mini-tiny decodes the latents of the miniatures"):
+        with_tiny_decoder(large, EngineWish("torch", decoder=Path("mini-tiny")))
 
 
 def test_what_is_no_tiny_decoder_is_refused_with_its_name(folder: Path, tmp_path: Path) -> None:

@@ -56,6 +56,16 @@ def test_an_embedded_model_has_the_layout_its_plan_says(name) -> None:
             assert config[key] == same, key
 
 
+@pytest.mark.parametrize("name", embedded.DECODERS)
+def test_stock_diffusers_loads_an_embedded_decoder_without_a_missing_key(name) -> None:
+    from diffusers import AutoencoderTiny
+
+    packed = Path(ssd1b.mini.__file__).parent / "weights" / name / embedded.WEIGHTS
+    assert packed.stat().st_size < 300e3
+    _, info = AutoencoderTiny.from_pretrained(embedded.folder(name), output_loading_info=True)
+    assert not any(info[kind] for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"))
+
+
 def test_an_unknown_embedded_model_is_refused_with_the_nearest_name() -> None:
     with pytest.raises(MissingFileError, match="mini-sdxl"):
         embedded.folder("mini-sdlx")

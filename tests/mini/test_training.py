@@ -9,7 +9,7 @@ import torch
 
 from ssd1b.mini import embedded
 from ssd1b.mini.scenes import BUCKETS, held_out, training_scene
-from ssd1b.mini.train import parts, reader, text, vae
+from ssd1b.mini.train import parts, reader, text, tiny, vae
 from ssd1b.mini.train.loop import Schedule, fit
 
 
@@ -50,6 +50,8 @@ def test_the_log_is_one_json_object_a_line(tmp_path) -> None:
 def test_every_part_takes_a_step(tmp_path) -> None:
     made = vae.train(tmp_path / "vae", steps=2, batch=2)
     assert 0 < made.config.scaling_factor < 1e3
+    small = tiny.train(tmp_path / "tiny", made.eval(), steps=1)
+    assert small.config.latent_channels == made.config.latent_channels
     parts.begin(tmp_path / "parts")
     pair = text.train(tmp_path / "text", tmp_path / "parts", steps=1, batch=8, scenes=32)
     assert pair.first.config.hidden_size + pair.second.config.hidden_size == 192
@@ -77,3 +79,18 @@ def test_the_shipped_vae_gives_pictures_back() -> None:
     again = decode_latents(model, encode_pixels(model, image))
     mse = (again - (image / 2 + 0.5)).square().mean(dim=(1, 2, 3))
     assert float((-10 * mse.log10()).mean()) > 26
+
+
+def test_the_shipped_tiny_decoder_stands_in_for_the_vae() -> None:
+    from ssd1b.generate.engines.torch import TinyAutoencoder
+    from ssd1b.models.encoders import decode_latents, encode_pixels, load_tiny_vae, load_vae
+
+    where = {"device": torch.device("cpu"), "dtype": torch.float32}
+    model = load_vae(embedded.folder(embedded.PARTS), **where)
+    small = TinyAutoencoder(load_tiny_vae(embedded.folder("mini-tiny"), **where))
+    image = vae.pictures(77, 0, 24, BUCKETS[0])
+    latent = encode_pixels(model, image)
+    gap = small.decode(latent) - decode_latents(model, latent)
+    assert float((-10 * gap.square().mean(dim=(1, 2, 3)).log10()).mean()) > 24
+    away = (small.encode(image) - latent).square().mean() / latent.square().mean()
+    assert float(away) < 0.1

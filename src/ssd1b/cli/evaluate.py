@@ -48,7 +48,8 @@ def command(
         int, typer.Option(help="Run the UNet's deep blocks in each n-th step only (DeepCache); 1: in all.")
     ] = 1,
     tiny_decoder: Annotated[
-        Path | None, typer.Option(help="Folder of an AutoencoderTiny to use instead of the model's VAE.")
+        Path | None,
+        typer.Option(help="Folder of an AutoencoderTiny to decode with; mini-tiny: the miniatures'."),
     ] = None,
 ) -> None:
     """Draw a fixed set of prompts and let the scene reader say what is in each picture.

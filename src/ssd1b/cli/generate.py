@@ -79,7 +79,8 @@ def command(
         int, typer.Option(help="Run the UNet's deep blocks in each n-th step only (DeepCache); 1: in all.")
     ] = 1,
     tiny_decoder: Annotated[
-        Path | None, typer.Option(help="Folder of an AutoencoderTiny to use instead of the model's VAE.")
+        Path | None,
+        typer.Option(help="Folder of an AutoencoderTiny to decode with; mini-tiny: the miniatures'."),
     ] = None,
     compiled: Annotated[
         bool, typer.Option("--compile", help="torch: compile the transformer blocks first, once a machine.")

@@ -20,6 +20,7 @@ class Part(StrEnum):
     """What can be trained, in the order in which one needs the other."""
 
     vae = "vae"
+    tiny = "tiny"
     text = "text"
     reader = "reader"
     teacher = "teacher"
@@ -63,17 +64,25 @@ def train(
 ) -> None:
     """Train a part of the miniature: vae, text, reader (the judge), then teacher (the UNet, some CPU-hours).
 
-    The vae and text encoders are written to OUT/parts, where the teacher finds them. Interrupt at any time;
-    the same command goes on.
+    The vae and text encoders are written to OUT/parts, where the teacher finds them. tiny is a smaller
+    decoder that learns from the vae, for --tiny-decoder. Interrupt at any time; the same command goes on.
 
     Examples:
         ssd1b mini train vae --out runs/mini
+
+        ssd1b mini train tiny --out runs/mini
 
         ssd1b mini train text --out runs/mini
 
         ssd1b mini train teacher --out runs/mini
     """
-    run = {Part.vae: _vae, Part.text: _text, Part.reader: _reader, Part.teacher: _teacher}[part]
+    run = {
+        Part.vae: _vae,
+        Part.tiny: _tiny,
+        Part.text: _text,
+        Part.reader: _reader,
+        Part.teacher: _teacher,
+    }[part]
     run(out, steps)
 
 
@@ -83,6 +92,18 @@ def _vae(out: Path, steps: int | None) -> None:
     trained = vae.train(out / "vae-run", *([steps] if steps else []))
     parts.begin(out / "parts")
     trained.save_pretrained(out / "parts" / "vae")
+
+
+def _tiny(out: Path, steps: int | None) -> None:
+    import torch
+
+    from ssd1b.mini.train import tiny
+    from ssd1b.models.encoders import load_vae
+
+    _need(out, "vae")
+    vae = load_vae(out / "parts", device=torch.device("cpu"), dtype=torch.float32)
+    trained = tiny.train(out / "tiny-run", vae, *([steps] if steps else []))
+    trained.save_pretrained(out / "mini-tiny")
 
 
 def _text(out: Path, steps: int | None) -> None:
@@ -109,12 +130,8 @@ def _teacher(out: Path, steps: int | None) -> None:
     import sys
 
     parts = out / "parts"
-    for needed in ("vae", "text_encoder"):
-        if not (parts / needed).is_dir():
-            verb = "vae" if needed == "vae" else "text"
-            raise MissingFileError(
-                f"{parts} has no {needed}. Run `ssd1b mini train {verb} --out {out}` first."
-            )
+    _need(out, "vae")
+    _need(out, "text_encoder")
     ranks = str(min(2, os.cpu_count() or 1))
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", ranks]
     command += [
@@ -129,3 +146,12 @@ def _teacher(out: Path, steps: int | None) -> None:
     ]
     command += ["--set", f"stages.0.steps={steps}"] if steps else []
     raise typer.Exit(subprocess.run(command, check=False).returncode)
+
+
+def _need(out: Path, needed: str) -> None:
+    """Raise MissingFileError, with the command that makes it, where OUT/parts lacks a part."""
+    if not (out / "parts" / needed).is_dir():
+        verb = "vae" if needed == "vae" else "text"
+        raise MissingFileError(
+            f"{out / 'parts'} has no {needed}. Run `ssd1b mini train {verb} --out {out}` first."
+        )

@@ -46,7 +46,8 @@ class EngineWish:
         precision: of OpenVINO's networks, "fp16" or "int8"; None: eight bits where they were exported.
         compiled: whether torch compiles the transformer blocks first (a minute, then about a tenth faster).
         channels_last: whether torch keeps channels innermost; None: on graphics cards.
-        decoder: folder of an `AutoencoderTiny` that is to be used instead of the model's own autoencoder.
+        decoder: folder of an `AutoencoderTiny` that is to be used instead of the model's own autoencoder, or
+            "mini-tiny" for the miniatures'.
     """
 
     engine: str = "auto"
@@ -87,13 +88,13 @@ def load(
     export, reason = export_for(name, folder, placement, wish)
     if export is None:
         model = read_model(public_name(name), folder, placement, reason)
-        return _with_tiny_decoder(prepared(model, wish), wish)
+        return with_tiny_decoder(prepared(model, wish), wish)
     from ssd1b.generate.openvino.engine import Settings
     from ssd1b.generate.openvino.load import read_export
 
     asked = "bf16" if placement.dtype is torch.bfloat16 else "f32"
     numbers = "auto" if dtype is None else asked
-    return _with_tiny_decoder(
+    return with_tiny_decoder(
         read_export(public_name(name), export, Settings(precision=numbers), reason), wish
     )
 
@@ -115,12 +116,27 @@ def prepared(model: Model, wish: EngineWish) -> Model:
     return replace(model, placement=replace(model.placement, reason=reason))
 
 
-def _with_tiny_decoder(model: Model, wish: EngineWish) -> Model:
-    """The model with another autoencoder, where one was given; torch runs it, on any engine."""
+def with_tiny_decoder(model: Model, wish: EngineWish) -> Model:
+    """The model with another autoencoder, where one was given; torch runs it, on any engine.
+
+    Raises:
+        RequestError: the miniatures' decoder was wished for, and this is a model for photographs.
+    """
+    from ssd1b.mini import embedded
+
     if wish.decoder is None:
         return model
-    vae = load_tiny_vae(wish.decoder, device=model.placement.device, dtype=model.placement.dtype)
-    return replace(model, vae=TinyAutoencoder(vae), decoder=wish.decoder.resolve().name)
+    if str(wish.decoder) in embedded.DECODERS:
+        name, folder = str(wish.decoder), embedded.folder(str(wish.decoder))
+        if not model.miniature:
+            raise RequestError(
+                f"{name} decodes the latents of the miniatures, and {model.name} draws photographs. Give the"
+                " folder of a decoder made for it, such as madebyollin/taesdxl."
+            )
+    else:
+        name, folder = wish.decoder.resolve().name, wish.decoder
+    vae = load_tiny_vae(folder, device=model.placement.device, dtype=model.placement.dtype)
+    return replace(model, vae=TinyAutoencoder(vae), decoder=name, decoder_folder=folder)
 
 
 def wish_of(

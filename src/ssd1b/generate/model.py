@@ -68,6 +68,7 @@ class Model:
         takes_guidance: whether the UNet takes the guidance scale as an input (LCM), so that no second call
             is due.
         decoder: the name of a tiny autoencoder in the place of the model's own; "": its own.
+        decoder_folder: where that was read from.
         known_text: what was lately encoded.
     """
 
@@ -84,6 +85,7 @@ class Model:
     zero_negative: bool = True
     takes_guidance: bool = False
     decoder: str = ""
+    decoder_folder: Path | None = None
     known_text: KnownText = field(default_factory=KnownText)
 
     @property

@@ -1,9 +1,10 @@
 """The mini models inside the package, unfolded on first use into complete diffusers folders.
 
 The package keeps each weight once and in half precision: the VAE, text encoders and tokenizers that all mini
-models share, one UNet per model, and for `mini-sdxl-expert` only the tensors in which it differs from
-`mini-sdxl`. What is unfolded into the cache is plain float32, as any diffusers program reads it. It does not
-know what the models are for.
+models share, one UNet per model, for `mini-sdxl-expert` only the tensors in which it differs from
+`mini-sdxl`, and the tiny decoder `mini-tiny`, which is no model but can stand in for a model's VAE. What is
+unfolded into the cache is plain float32, as any diffusers program reads it. It does not know what the models
+are for.
 """
 
 from __future__ import annotations
@@ -21,8 +22,10 @@ from ssd1b.base.files import cache_folder, finished_folder, sha256_file, write_m
 
 NAMES = ("mini-sdxl", "mini-sdxl-expert", "mini-ssd")
 PARTS = "mini-parts"
+DECODERS = ("mini-tiny",)
 PARTS_FOLDERS = ("vae", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2", "scheduler")
-_UNET = "unet/diffusion_pytorch_model.safetensors"
+WEIGHTS = "diffusion_pytorch_model.safetensors"
+_UNET = f"unet/{WEIGHTS}"
 _DELTA = "unet/delta.safetensors"
 _ABOUT = "mini.json"
 
@@ -30,15 +33,17 @@ _ABOUT = "mini.json"
 def folder(name: str) -> Path:
     """The complete diffusers folder of an embedded model (or of `mini-parts`, which has no UNet).
 
+    For one of DECODERS it is the folder of an `AutoencoderTiny`: config.json and weights.
+
     Raises:
         MissingFileError: no embedded model is called that, or the package was built without it.
     """
-    if name not in (*NAMES, PARTS):
-        close = nearest(name, (*NAMES, PARTS))
+    if name not in (*NAMES, PARTS, *DECODERS):
+        close = nearest(name, (*NAMES, PARTS, *DECODERS))
         hint = f" Did you mean '{close}'?" if close else f" There are: {', '.join(NAMES)}."
         raise MissingFileError(f"No embedded model is called '{name}'.{hint}")
     with as_file(files("ssd1b.mini") / "weights") as weights:
-        sources = [weights / "parts", *([weights / name] if name != PARTS else []), *_bases(weights / name)]
+        sources = list(_sources(weights, name))
         if not all(source.is_dir() for source in sources):
             raise MissingFileError(f"This installation was built without the embedded model '{name}'.")
         place = cache_folder() / "mini" / f"{name}-{_fingerprint(sources)}"
@@ -61,6 +66,15 @@ def _make(weights: Path, name: str, place: Path) -> None:
             raise
 
 
+def _sources(weights: Path, name: str) -> Iterator[Path]:
+    """The packed folders that a model is unfolded from."""
+    if name not in DECODERS:
+        yield weights / "parts"
+    if name != PARTS:
+        yield weights / name
+    yield from _bases(weights / name)
+
+
 def _bases(source: Path) -> Iterator[Path]:
     """The folder of the model that a delta refers to, if this model is one."""
     about = source / _ABOUT
@@ -76,6 +90,10 @@ def _fingerprint(sources: list[Path]) -> str:
 
 
 def _unfold(weights: Path, name: str, out: Path) -> None:
+    if name in DECODERS:
+        shutil.copy(weights / name / "config.json", out / "config.json")
+        _write_float32([weights / name / WEIGHTS], out / WEIGHTS)
+        return
     for part in PARTS_FOLDERS:
         shutil.copytree(weights / "parts" / part, out / part)
     shutil.copy(weights / "parts" / "model_index.json", out / "model_index.json")
