@@ -118,3 +118,17 @@ def test_the_judge_sees_each_picture_once(model: Model) -> None:
     judge = FakeJudge()
     judge_model(fresh(model), Examiner(judge, "once"), prompts(12), settings_of(model, None, None))
     assert sum(judge.shown) == 12
+
+
+def test_another_decoder_of_the_same_name_has_other_answers(model: Model, tmp_path: Path) -> None:
+    settings, examiner = settings_of(model, None, None), fake_examiner()
+    keys = set()
+    for place, weights in (("a", b"1"), ("b", b"1"), ("c", b"2")):
+        folder = tmp_path / place / "taesd"
+        folder.mkdir(parents=True)
+        (folder / "config.json").write_text("{}")
+        (folder / "diffusion_pytorch_model.safetensors").write_bytes(weights)
+        keys.add(
+            key_of(dataclasses.replace(model, decoder="taesd", decoder_folder=folder), examiner, settings)
+        )
+    assert len(keys) == 2

@@ -212,6 +212,8 @@ def key_of(model: Model, examiner: Examiner, settings: Settings) -> str:
     assert model.folder is not None, "a loaded model comes from a folder"
     places = [model.folder / part for part in (*_WEIGHED, *_WEIGHED_IN_EXPORTS)]
     parts = [path for place in places if place.is_dir() for path in sorted(place.iterdir()) if path.is_file()]
+    if model.decoder_folder is not None:
+        parts += sorted((*model.decoder_folder.glob("*.safetensors"), model.decoder_folder / "config.json"))
     weights = [f"{path.parent.name}/{path.name} {sha256_file(path)}" for path in parts]
     asked = [asdict(prompt) for prompt in prompts(seed=settings.seed)]
     numbers = str(model.placement.dtype) if model.engine == "torch" else model.placement.reason
