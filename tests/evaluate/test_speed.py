@@ -27,6 +27,8 @@ from ssd1b.models.folder import load_unet
 from ssd1b.plan import catalog
 
 PX = (512, 512)
+BENCHES = Path(__file__).parents[2] / "docs" / "bench"
+COMMITTED = sorted(set(BENCHES.glob("*.json")) - set(BENCHES.glob("mini-*.json")))
 
 
 def timing(*seconds: float, flops: int | None = None) -> Timing:
@@ -199,14 +201,13 @@ def test_an_estimate_is_work_over_what_was_reached_of_this_machines_limit() -> N
 
 
 def test_what_the_estimate_knows_is_what_the_committed_runs_reached() -> None:
-    runs = sorted((Path(__file__).parents[2] / "docs" / "bench").glob("*.json"))
-    assert runs
-    found = estimate.reached(read(path.read_text(), path.name) for path in runs)
+    assert COMMITTED
+    found = estimate.reached(read(path.read_text(), path.name) for path in COMMITTED)
     assert estimate.known() == found
 
 
 def test_each_committed_run_still_has_the_ratios_that_its_seconds_give() -> None:
-    for path in (Path(__file__).parents[2] / "docs" / "bench").glob("*.json"):
+    for path in COMMITTED:
         assert json.loads(path.read_text())["ratios"] == pytest.approx(
             read(path.read_text(), "").ratios, abs=2e-3
         )
