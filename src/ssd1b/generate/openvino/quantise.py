@@ -23,6 +23,7 @@ import numpy as np
 
 from ssd1b.formats.openvino_ir import IR_FILE
 from ssd1b.generate.openvino import needed
+from ssd1b.generate.openvino.thrift import weights_read, weights_rounded_at_once
 
 if TYPE_CHECKING:
     import openvino
@@ -97,7 +98,7 @@ def smoothed(part: Path, inputs: Sequence[Mapping[str, np.ndarray]]) -> openvino
     usual = AdvancedSmoothQuantParameters()
     alphas = {"convolution": usual.convolution, "matmul": usual.matmul}
     model = openvino.Core().read_model(part / IR_FILE)
-    with _quiet():
+    with _quiet(), weights_rounded_at_once():
         pipeline = Pipeline([[SmoothQuant(len(inputs), alpha_map=alphas)]])
         return pipeline.run(model, nncf.Dataset([dict(each) for each in inputs]))
 
@@ -175,7 +176,7 @@ def _quantise(
     model = openvino.Core().read_model(part / IR_FILE)
     names = [layer.get_friendly_name() for layer in _layers(model)]
     left = [name for name in names if group_of(name) in set(ignored)]
-    with _quiet():
+    with _quiet(), weights_read():
         return nncf.quantize(
             model,
             nncf.Dataset([dict(each) for each in inputs]),
