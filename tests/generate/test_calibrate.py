@@ -11,10 +11,12 @@ from tests.tiny import tiny_pipeline
 
 from ssd1b.generate.engines.fake import FakeDenoiser
 from ssd1b.generate.load import read_model
-from ssd1b.generate.openvino.calibrate import MAX_CALLS, recorded
+from ssd1b.generate.model import Model
+from ssd1b.generate.openvino.calibrate import MAX_CALLS, recorded, well_read
 from ssd1b.generate.pipeline import sample_latents
 from ssd1b.generate.request import Request
 from ssd1b.models.device import choose
+from ssd1b.models.encoders import TextStack
 
 FOX = Request(prompt="a fox", width=64, height=64, steps=10, guidance=5.0, scheduler="euler", seed=0)
 
@@ -39,3 +41,19 @@ def test_the_same_requests_are_calibrated_on_the_same_calls(tmp_path: Path) -> N
     model = replace(read_model("tiny", tiny_pipeline(tmp_path / "m"), choose("cpu")), denoiser=FakeDenoiser())
     once, again = (recorded(model, [FOX] * 3, lambda: None).calls for _ in range(2))
     assert all((one["sample"] == two["sample"]).all() for (one, _), (two, _) in zip(once, again, strict=True))
+
+
+def test_a_model_that_knows_its_prompts_draws_the_same_without_its_text_encoders(tmp_path: Path) -> None:
+    folder = tiny_pipeline(tmp_path / "m")
+    requests = [FOX, FOX.model_copy(update={"prompt": "an owl", "negative": "blurry"})]
+    usual = replace(read_model("tiny", folder, choose("cpu")), denoiser=FakeDenoiser())
+    read: list[Model] = []
+
+    def reading() -> Model:
+        read.append(replace(read_model("tiny", folder, choose("cpu")), denoiser=FakeDenoiser()))
+        return replace(read[-1], text=encoders_away) if len(read) == 2 else read[-1]
+
+    encoders_away = TextStack(usual.text.tokenizers, ())
+    model = well_read(reading, requests)
+    for request in requests:
+        assert torch.equal(sample_latents(model, [request]), sample_latents(usual, [request]))

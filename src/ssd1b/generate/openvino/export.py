@@ -30,7 +30,7 @@ from ssd1b.formats.openvino_ir import (
     write_record,
 )
 from ssd1b.generate.openvino import convert, needed, version
-from ssd1b.generate.openvino.calibrate import drift_of, picture_of, recorded
+from ssd1b.generate.openvino.calibrate import drift_of, picture_of, recorded, well_read
 from ssd1b.generate.openvino.engine import OpenVINOAutoencoder
 from ssd1b.generate.openvino.load import read_export
 from ssd1b.generate.openvino.quantise import Call, quantised, smoothed
@@ -172,7 +172,7 @@ def _in_eight_bits(order: Order, part: Path, heard: Heard) -> Record:
 
 def _watched(order: Order, part: Path, heard: Heard) -> Watched:
     """Make the pictures in floating point."""
-    model = read_export(order.name, part)
+    model = well_read(lambda: read_export(order.name, part), order.requests)
     total, done = sum(request.steps for request in order.requests), count(1)
     truth = recorded(model, order.requests, lambda: heard("recording", next(done), total))
     pictures = [picture_of(model, latent_BCHW) for latent_BCHW in truth.latents]
@@ -219,7 +219,7 @@ def _drift(
 ) -> Drift:
     """Draw the same pictures in eight bits and compare."""
     total, done = sum(request.steps for request in order.requests), count(1)
-    model = read_export(order.name, part)
+    model = well_read(lambda: read_export(order.name, part), order.requests)
     return drift_of(
         model, order.requests, pictures, noise_error, lambda: heard("comparing", next(done), total)
     )
