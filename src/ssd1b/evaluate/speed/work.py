@@ -23,7 +23,7 @@ from ssd1b.plan.shape import UNetShape, shape_of
 # Bytes per parameter of the UNet that an engine holds at 512x512, all in all, and the part that each latent
 # adds; from the committed runs in docs/bench.
 BYTES_PER_PARAMETER = {"fp32": 6.0, "openvino-fp16": 6.6, "openvino-int8": 3.1, "sd.cpp-q8_0": 2.2}
-CONVERSION_BYTES_PER_PARAMETER = {"openvino-fp16": 7.6, "openvino-stock": 7.6, "openvino-int8": 15.7}
+CONVERSION_BYTES_PER_PARAMETER = {"openvino-fp16": 7.6, "openvino-stock": 7.6, "openvino-int8": 8.0}
 FIXED_BYTES = 900e6
 MINI_TOKENS = 24
 OTHERS = ("vae", "text_encoder", "text_encoder_2")
