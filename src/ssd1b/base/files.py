@@ -19,6 +19,7 @@ from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 
+from ssd1b.base.crash import crash_point
 from ssd1b.base.errors import DiskFullError, MissingFileError, OutputExistsError
 from ssd1b.base.units import human_bytes
 
@@ -63,10 +64,12 @@ def write_atomic(path: Path, content: bytes | str) -> None:
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
+            crash_point(f"{path.name}: written")
             part.replace(path)
+            crash_point(f"{path.name}: renamed")
         finally:
             part.unlink(missing_ok=True)
-    _sync(path.parent)
+    sync(path.parent)
 
 
 @contextmanager
@@ -89,27 +92,34 @@ def finished_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
             shutil.rmtree(leftover, ignore_errors=True)
         part.mkdir(parents=True)
         try:
+            crash_point(f"{path.name}/: begun")
             yield part
-            _sync_tree(part)
+            sync_tree(part)
+            crash_point(f"{path.name}/: written")
             if path.exists():
                 path.replace(old)
+                crash_point(f"{path.name}/: old one moved away")
             part.replace(path)
+            crash_point(f"{path.name}/: renamed")
         except BaseException:
             shutil.rmtree(part, ignore_errors=True)
             if old.exists() and not path.exists():
                 old.replace(path)
             raise
-    _sync(path.parent)
+    sync(path.parent)
     shutil.rmtree(old, ignore_errors=True)
 
 
 @contextmanager
 def full_disk_named(path: Path) -> Iterator[None]:
-    """Turn the system's "no space left" into a DiskFullError that names `path` and the room left there."""
+    """Turn the system's "no space left" into a DiskFullError that names `path` and the room left there.
+
+    A quota or a limit on the size of files (`ulimit -f`) counts as a full disk.
+    """
     try:
         yield
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise
         raise DiskFullError(
             f"The disk is full: {path} could not be written{_room_left(path)}. Nothing half-written was left"
@@ -156,14 +166,16 @@ def _room_left(path: Path) -> str:
     return f" ({human_bytes(shutil.disk_usage(home).free)} left)" if home else ""
 
 
-def _sync_tree(folder: Path) -> None:
+def sync_tree(folder: Path) -> None:
+    """Have a folder and all that is in it on the disk before returning."""
     for place in sorted(folder.rglob("*"), reverse=True):
         if not place.is_symlink():
-            _sync(place)
-    _sync(folder)
+            sync(place)
+    sync(folder)
 
 
-def _sync(place: Path) -> None:
+def sync(place: Path) -> None:
+    """Have a file's content, or a folder's list of names, on the disk before returning."""
     handle = os.open(place, os.O_RDONLY)
     try:
         os.fsync(handle)
