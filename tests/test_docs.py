@@ -25,6 +25,8 @@ from ssd1b.cli import main as command_line
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 CONSOLE = re.compile(r"^```console\n(.*?)^```", re.MULTILINE | re.DOTALL)
+TEST = re.compile(r"^def (test_\w+)", re.MULTILINE)
+TEST_NAME = re.compile(r"`(test_\w+)`")
 LINK = re.compile(r"\]\(([^)#\s]+)(?:#[^)]*)?\)")
 
 
@@ -162,6 +164,19 @@ def test_every_verb_shows_an_example_of_itself(path: tuple[str, ...]) -> None:
 def test_every_option_says_what_it_is_for(path: tuple[str, ...]) -> None:
     silent = [each.name for each in LEAVES[path].params if not getattr(each, "help", None)]
     assert not silent, f"no help for {silent}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_test_that_a_page_names_is_there(page: Path) -> None:
+    named = set(TEST_NAME.findall(page.read_text()))
+    there = {name for path in (ROOT / "tests").rglob("*.py") for name in TEST.findall(path.read_text())}
+    assert named <= there, f"{page.name} names tests that are not there: {sorted(named - there)}"
+
+
+def test_every_row_of_the_fault_table_has_a_test() -> None:
+    rows = [row for row in (ROOT / "docs/faults.md").read_text().splitlines() if row.startswith("| ")]
+    bare = [row for row in rows if not TEST_NAME.search(row) and not row.rstrip("| ").endswith("test")]
+    assert len(rows) > 20 and not bare, bare
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

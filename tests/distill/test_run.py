@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from tests.distill import tiny
 
-from ssd1b.base.errors import DamagedFileError, MissingFileError, RecipeError
+from ssd1b.base.errors import DamagedFileError, LayoutError, MissingFileError, RecipeError
+from ssd1b.base.files import sha256_file
 from ssd1b.distill import checkpoint, journal
 from ssd1b.distill.journal import Silent
 from ssd1b.distill.losses import LossParts
+from ssd1b.distill.ranks import Ranks
 from ssd1b.distill.stages import Run, carry_out, is_done, snapshot
 from ssd1b.distill.step import predict_noise
 from ssd1b.distill.student import from_scratch, grown
@@ -132,13 +135,13 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_used(teacher: Path,
     straight = tiny.run(tmp_path / "straight", tiny.stage(steps=4, batch=2))
     carry_out(straight)
     assert not stopped(run, 2)
-    newest = run.folder / "steps" / "00000003" / "exp_avg.safetensors"
+    [newest] = (run.folder / "steps" / "00000003" / "exp_avg").iterdir()
     newest.write_bytes(newest.read_bytes()[:-100])
     said: list[str] = []
     watcher = Silent()
     watcher.said = said.append  # type: ignore[method-assign]
     assert carry_out(replace(run, watcher=watcher))
-    assert any("00000003/exp_avg.safetensors is missing or damaged" in sentence for sentence in said)
+    assert any(f"{newest} is missing or damaged" in sentence for sentence in said)
     assert weights(run.student) == weights(straight.student)
 
 
@@ -156,18 +159,62 @@ def test_older_checkpoints_go_only_as_far_as_asked(tmp_path: Path) -> None:
     assert sorted(p.name for p in (run.folder / "steps").iterdir()) == ["00000002", "00000003", "00000004"]
 
 
+def test_milestones_stay(tmp_path: Path) -> None:
+    one = tiny.stage(steps=5, checkpoint_every=3, milestone_every=2, keep=1, batch=2)
+    run = tiny.run(tmp_path / "run", one)
+    carry_out(run)
+    assert sorted(p.name for p in (run.folder / "steps").iterdir()) == ["00000002", "00000004", "00000005"]
+
+
+def test_a_checkpoint_of_version_0_1_is_gone_on_from(tmp_path: Path) -> None:
+    """One file per group, no count of skipped steps."""
+    run = tiny.run(tmp_path / "run", tiny.stage(batch=2, ema=0.9))
+    straight = replace(run, folder=tmp_path / "straight")
+    assert carry_out(straight) and not stopped(run, 1)
+    path = run.folder / "steps" / "00000002"
+    saved, files = checkpoint.opened(path), {}
+    for group, tensors in {group: saved.read(group) for group in saved.groups}.items():
+        shutil.rmtree(path / group)
+        save_file(tensors, path / f"{group}.safetensors")
+        files[f"{group}.safetensors"] = sha256_file(path / f"{group}.safetensors")
+    facts = {"stage": 0, "step": 2, "total": 2, "files": files}
+    (path / "checkpoint.json").write_text(json.dumps(facts))
+    assert carry_out(run)
+    assert weights(run.student) == weights(straight.student)
+
+
+def test_a_checkpoint_of_another_student_is_refused_with_the_tensor(tmp_path: Path) -> None:
+    run = tiny.run(tmp_path / "run", tiny.stage(batch=2))
+    assert not stopped(run, 1)
+    deeper = tiny.run(run.folder, tiny.stage(batch=2, plan="mini-sdxl"))
+    with pytest.raises(LayoutError, match=r"is of another student: '\S+' is absent there and [\d×]+ in this"):
+        carry_out(deeper, accept_changes=True)
+
+
+def test_an_average_asked_for_later_begins_at_the_weights_of_then(tmp_path: Path) -> None:
+    run = tiny.run(tmp_path / "run", tiny.stage(batch=2, steps=3))
+    assert not stopped(run, 1)
+    then = checkpoint.opened(run.folder / "steps" / "00000002").read("weights")
+    averaged = tiny.run(run.folder, tiny.stage(batch=2, steps=3, ema=0.9))
+    assert carry_out(averaged, accept_changes=True)
+    last = checkpoint.opened(run.folder / "steps" / "00000003")
+    expected = {name: torch.lerp(then[name], now, 1 - 4 / 13) for name, now in last.read("weights").items()}
+    for name, value in last.read("average").items():
+        torch.testing.assert_close(value, expected[name])
+
+
 def test_a_loss_that_is_not_finite_stops_before_the_weights_change(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = tiny.run(tmp_path / "run", tiny.stage(steps=3, checkpoint_every=1, batch=2))
     assert not stopped(run, 1)
-    before, _ = checkpoint.newest(run.folder / "steps")
+    before, _ = checkpoint.newest(run.folder / "steps", Ranks())
     bad = torch.tensor(float("nan"), requires_grad=True)
     monkeypatch.setattr("ssd1b.distill.trainer.losses", lambda *_: LossParts(task=bad))
     with pytest.raises(NonFiniteLossError, match="step 3: loss, task not finite"):
         carry_out(run)
-    after, _ = checkpoint.newest(run.folder / "steps")
-    assert before is not None and after is not None and before.position == after.position
+    after, _ = checkpoint.newest(run.folder / "steps", Ranks())
+    assert before is not None and before == after
     event = journal.read(run.folder / "log.jsonl")[-1]
     assert event["event"] == "non-finite loss" and len(event["ids"]) == 2  # type: ignore[arg-type]
 
@@ -219,6 +266,6 @@ def test_a_snapshot_is_a_model_folder_of_the_newest_checkpoint(tmp_path: Path) -
         snapshot(run, tmp_path / "early")
     assert not stopped(run, 1)
     assert snapshot(run, tmp_path / "half") == 2
-    saved = checkpoint.load(run.folder / "steps" / "00000002")
+    saved = checkpoint.opened(run.folder / "steps" / "00000002")
     written = load_file(tmp_path / "half" / UNET)
-    assert all(torch.equal(written[name], value) for name, value in saved.tensors["average"].items())
+    assert all(torch.equal(written[name], value) for name, value in saved.read("average").items())

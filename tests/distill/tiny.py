@@ -29,9 +29,21 @@ SHAPE = replace(
 )
 
 
+# Half of each tensor is a whole number of processor vectors, or less than one: no tail rounds in its own way.
+EVEN = replace(
+    SHAPE, channels=(32, 32, 64), norm_num_groups=16, addition_time_embed_dim=8,
+    projection_class_embeddings_input_dim=8 + 6 * 8,
+)  # fmt: skip
+
+
 def plan(name: str) -> LayerPlan:
     """A catalog plan on the tiny teacher."""
     return catalog.find(name).on(SHAPE)
+
+
+def even_plan(name: str) -> LayerPlan:
+    """A catalog plan on a teacher that two processes can halve cleanly."""
+    return catalog.find(name).on(EVEN)
 
 
 class TinyBatches:
@@ -63,9 +75,9 @@ def shaken(unet: UNet2DConditionModel, seed: int = 1) -> UNet2DConditionModel:
     return unet
 
 
-def teacher_folder(folder: Path, seed: int = 1) -> Path:
+def teacher_folder(folder: Path, seed: int = 1, whole: LayerPlan | None = None) -> Path:
     """A random teacher written as a model folder, with one other part to be copied along."""
-    whole = plan("mini-sdxl")
+    whole = whole or plan("mini-sdxl")
     unet = shaken(from_scratch(whole, seed), seed)
     write_model(whole.unet_config(), unet.state_dict(), None, folder, ["test"])
     (folder / "vae").mkdir()

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import random
+
+import numpy as np
 import pytest
 import torch
 
@@ -33,6 +36,23 @@ def test_a_step_asked_twice_answers_the_same(source) -> None:
     assert first.ids == again.ids
     for name in ("latent_BCHW", "context_BTC", "pooled_BC"):
         assert torch.equal(getattr(first, name), getattr(again, name))
+
+
+def test_a_batch_depends_on_nothing_but_seed_and_step(source) -> None:
+    """Not on what was asked before, on any generator's state, or on the object that is asked."""
+    asked = {step: source.batch_at(step) for step in (0, 7, 3)}
+    random.seed(1), torch.manual_seed(1), np.random.seed(1)
+    other = MiniBatches(embedded.folder(embedded.PARTS), source.data, 6, 0, source.folder.parent)
+    state = random.getstate(), torch.random.get_rng_state()
+    for step, batch in sorted(asked.items()):
+        again = other.batch_at(step)
+        assert again.ids == batch.ids
+        assert torch.equal(again.latent_BCHW, batch.latent_BCHW)
+        assert torch.equal(again.context_BTC, batch.context_BTC)
+        assert torch.equal(again.time_ids_B6, batch.time_ids_B6)
+    assert state[0] == random.getstate() and torch.equal(state[1], torch.random.get_rng_state())
+    elsewhere = MiniBatches(embedded.folder(embedded.PARTS), source.data, 6, 1, source.folder.parent)
+    assert [elsewhere.batch_at(s).ids for s in range(4)] != [source.batch_at(s).ids for s in range(4)]
 
 
 @pytest.mark.parametrize("world", [2, 3])

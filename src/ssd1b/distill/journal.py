@@ -12,7 +12,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Protocol, Self
 
-from ssd1b.base.files import write_atomic
+from ssd1b.base.crash import crash_point
+from ssd1b.base.files import full_disk_named, write_atomic
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,8 +93,9 @@ class Journal:
 
     def _append(self, line: Mapping[str, object]) -> None:
         if self._path is not None:
-            with self._path.open("a", encoding="utf-8") as file:
+            with full_disk_named(self._path), self._path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(line) + "\n")
+            crash_point("log line")
 
 
 def read(path: Path) -> list[dict[str, object]]:
@@ -123,6 +125,11 @@ class Window:
         self._sums: dict[str, float] = {}
         self._steps = 0
         self._samples = 0
+
+    @property
+    def names(self) -> list[str]:
+        """Names of the losses taken in so far; none if no step was."""
+        return list(self._sums)
 
     def add(self, losses: Mapping[str, float], samples: int) -> None:
         """Take in one step."""

@@ -101,8 +101,16 @@ class Stage(Strict):
     )
     gradient_checkpointing: bool = Field(False, description="Recompute activations: less memory, more time.")
     precision: Literal["fp32", "bf16"] = Field("fp32", description="bf16 runs the models under autocast.")
+    parallel: Literal["ddp", "fsdp2"] = Field(
+        "ddp",
+        description="What several processes hold: ddp, each the whole student; fsdp2, each a share of it.",
+    )
+    skip_non_finite: Count = Field(
+        0, description="Steps whose loss or gradient is not finite that are skipped before the stage stops."
+    )
     checkpoint_every: Positive = Field(500, description="Steps between checkpoints.")
-    keep: Positive = Field(2, description="Checkpoints kept.")
+    keep: Positive = Field(2, description="Newest checkpoints kept.")
+    milestone_every: Count = Field(0, description="Steps between checkpoints kept for good; 0 is none.")
     log_every: Positive = Field(10, description="Steps between log lines.")
     data: dict[str, Scalar | list[Scalar]] = Field(
         default_factory=dict, description="Handed to the batch source."

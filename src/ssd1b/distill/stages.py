@@ -15,19 +15,19 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
+from torch import Tensor
 
 from ssd1b.base.errors import MissingFileError, RecipeError
 from ssd1b.base.files import write_atomic
 from ssd1b.base.seeds import seed_of
-from ssd1b.distill import checkpoint, curves, lesson, recipe_file, student
-from ssd1b.distill.checkpoint import Checkpoint
+from ssd1b.distill import checkpoint, curves, lesson, preflight, recipe_file, student
+from ssd1b.distill.checkpoint import Saved
 from ssd1b.distill.journal import Journal, Silent, Watcher
 from ssd1b.distill.ranks import Ranks
 from ssd1b.distill.recipe import Recipe, Stage
@@ -42,7 +42,9 @@ if TYPE_CHECKING:
     from diffusers import UNet2DConditionModel
 
 # Keys that may change between two starts of one run: they move no weight.
-_HARMLESS = frozenset({"checkpoint_every", "keep", "log_every", "about"})
+_HARMLESS = frozenset(
+    {"checkpoint_every", "keep", "milestone_every", "log_every", "about", "parallel", "skip_non_finite"}
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,13 +84,18 @@ def carry_out(run: Run, *, accept_changes: bool = False) -> bool:
 
     Raises:
         RecipeError: the folder holds another recipe's run, and `accept_changes` was not given.
-        DamagedFileError, DiskFullError, NonFiniteLossError: see checkpoint and trainer.
+        DamagedFileError, DiskFullError, NonFiniteLossError, LayoutError: see checkpoint, trainer, preflight.
     """
     _settle_recipe(run, accept_changes)
     if is_done(run):
+        _add_curves(run)
         run.watcher.said(f"{run.student} is done.")
         return True
-    saved, complaints = checkpoint.newest(run.folder / "steps")
+    saved, complaints = checkpoint.newest(run.folder / "steps", run.ranks)
+    first = saved.position.stage if saved else 0
+    preflight.check(run.recipe, first, run.find.plan, run.find.model, run.ranks)
+    if run.ranks.leads:
+        checkpoint.tidy(run.folder / "steps")
     total = saved.position.total if saved else 0
     journal = Journal(run.folder / "log.jsonl" if run.ranks.leads else None, total)
     for complaint in complaints:
@@ -96,14 +103,12 @@ def carry_out(run: Run, *, accept_changes: bool = False) -> bool:
     if saved:
         run.watcher.said(f"Going on after step {total}.")
         journal.note(total, "resumed")
-    for index in range(saved.position.stage if saved else 0, len(run.recipe.stages)):
+    for index in range(first, len(run.recipe.stages)):
         resume = saved if saved and saved.position.stage == index else None
         if not _train_stage(run, index, journal, resume):
             run.watcher.said("Stopped and saved; the same command goes on from here.")
             return False
-    if run.ranks.leads:
-        shutil.copy(curves.draw(run.folder), run.student)
-    run.ranks.wait()
+    _add_curves(run)
     run.watcher.said(f"The student is in {run.student}.")
     return True
 
@@ -123,11 +128,11 @@ def snapshot(run: Run, out: Path) -> int:
     Raises:
         MissingFileError: nothing was saved yet.
     """
-    saved, _ = checkpoint.newest(run.folder / "steps")
+    saved, _ = checkpoint.newest(run.folder / "steps", run.ranks)
     if saved is None:
         raise MissingFileError(f"{run.folder} has no checkpoint yet; wait for the first one.")
     stage = run.recipe.stages[saved.position.stage]
-    weights = {**saved.tensors["weights"], **saved.tensors.get("average", {})}
+    weights = saved.read("weights") | (saved.read("average") if "average" in saved.groups else {})
     config = run.find.plan(stage.plan).unet_config()
     facts = {"run": run.recipe.name, "stage": stage.name, "step": saved.position.step, "plan": stage.plan}
     predicts = lesson.said_by(stage, *_beside(run, stage)).prediction
@@ -135,7 +140,7 @@ def snapshot(run: Run, out: Path) -> int:
     return saved.position.total
 
 
-def _train_stage(run: Run, index: int, journal: Journal, saved: Checkpoint | None) -> bool:
+def _train_stage(run: Run, index: int, journal: Journal, saved: Saved | None) -> bool:
     stage = run.recipe.stages[index]
     teacher = _load(run, stage.teacher, stage).eval() if stage.teacher else None
     if teacher is not None and stage.distils:
@@ -157,9 +162,11 @@ def _train_stage(run: Run, index: int, journal: Journal, saved: Checkpoint | Non
     if saved:
         trainer.restore(saved)
     finished = trainer.run(index, sum(earlier.steps for earlier in run.recipe.stages[:index]))
-    if finished and run.ranks.leads:
-        _write(run, index, trainer)
-    run.ranks.wait()
+    if finished:
+        weights = trainer.weights_to_ship()
+        with run.ranks.together():
+            if run.ranks.leads:
+                _write(run, index, weights)
     return finished
 
 
@@ -217,13 +224,13 @@ def _load(run: Run, name: str, stage: Stage) -> UNet2DConditionModel:
     return load_unet(run.find.model(name), device=run.device, dtype=dtype)
 
 
-def _write(run: Run, index: int, trainer: Trainer) -> None:
+def _write(run: Run, index: int, weights: Mapping[str, Tensor]) -> None:
     stage = run.recipe.stages[index]
     config = run.find.plan(stage.plan).unet_config()
     last = index == len(run.recipe.stages) - 1
     student.write_model(
         config,
-        trainer.weights_to_ship(),
+        weights,
         _parts(run),
         run.student if last else run.stage_folder(index),
         run.command,
@@ -233,6 +240,13 @@ def _write(run: Run, index: int, trainer: Trainer) -> None:
         plan=stage.plan,
         recipe_sha256=_fingerprint(run.recipe) if last else "",
     )
+
+
+def _add_curves(run: Run) -> None:
+    """Draw the run's losses and put the picture beside the student, unless it is there."""
+    if run.ranks.leads and not (run.student / "losses.svg").is_file():
+        write_atomic(run.student / "losses.svg", curves.draw(run.folder).read_bytes())
+    run.ranks.wait()
 
 
 def _parts(run: Run) -> Path | None:

@@ -6,6 +6,7 @@ came from, how a student is carved or written as a model, nor how progress is dr
 
 from __future__ import annotations
 
+import math
 import signal
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
@@ -16,9 +17,10 @@ from types import FrameType
 import torch
 from torch import Tensor, nn
 
+from ssd1b.base.crash import crash_point
 from ssd1b.base.errors import UserError
-from ssd1b.distill import checkpoint, draws, optim
-from ssd1b.distill.checkpoint import Checkpoint, Position
+from ssd1b.distill import checkpoint, draws, optim, shards
+from ssd1b.distill.checkpoint import Keeping, Position, Saved
 from ssd1b.distill.journal import Journal, Moment, Silent, Watcher, Window
 from ssd1b.distill.ranks import Ranks
 from ssd1b.distill.recipe import Stage
@@ -27,7 +29,7 @@ from ssd1b.models.batch import Batch, BatchSource, Caption
 
 
 class NonFiniteLossError(UserError):
-    """The loss or gradient is not a number. Nothing was changed by the step."""
+    """The loss or gradient is not a number, more often than the recipe allows; the weights are untouched."""
 
 
 class Stopping:
@@ -67,7 +69,10 @@ class Surroundings:
 
 
 class Trainer:
-    """One stage being trained. `step` optimizer steps are done; `student` holds the latest weights."""
+    """One stage being trained. `step` steps are done, `skipped` of them without moving the weights.
+
+    `student` holds the latest weights; with `parallel: fsdp2` it is laid in shares over the processes.
+    """
 
     def __init__(
         self,
@@ -80,10 +85,14 @@ class Trainer:
         """Freeze what the stage does not train and make room for gradients and AdamW's states."""
         self.student, self.objective, self.source = student, objective, source
         self.stage, self.around = stage, around
+        self.sharded = stage.parallel == "fsdp2" and shards.shard(student, around.ranks, around.device)
         self.parameters = optim.trainable(student, stage.trainable)
         if not self.parameters:
             raise UserError(f"Stage '{stage.name}': no parameter's name has one of {list(stage.trainable)}.")
-        self.gradients = optim.FlatGradients(list(self.parameters.values()))
+        own = list(self.parameters.values())
+        self.gradients = (
+            shards.ShardedGradients(own, around.ranks) if self.sharded else optim.FlatGradients(own)
+        )
         self.optimizer = torch.optim.AdamW(
             self.parameters.values(),
             lr=stage.learning_rate,
@@ -93,49 +102,58 @@ class Trainer:
         )
         self.average = optim.Average(self.parameters, stage.ema) if stage.ema else None
         self.empty = _caption_to(source.empty(), around.device) if stage.caption_dropout else None
-        self.step = 0
+        self.step = self.skipped = 0
 
     def run(self, stage_index: int, steps_before: int) -> bool:
         """Train to the stage's last step; False if stopped before it. Either way everything is saved.
 
         Raises:
-            NonFiniteLossError: before the weights are touched; batch and terms go to the log.
+            NonFiniteLossError: before the weights are touched; samples and terms go to the log.
         """
         stage, around = self.stage, self.around
         around.watcher.stage_begins(stage.name, self.step, stage.steps)
         self.student.train()
-        window, saved_at = Window(), self.step
+        window = Window()
         while self.step < stage.steps:
             seen, stop = self._advance(steps_before)
+            crash_point("step")
             around.watcher.stepped(stage.name, self.step)
-            window.add(seen, stage.batch * stage.accumulate)
-            if self.step % stage.log_every == 0 or self.step == stage.steps:
-                self._log(window, steps_before, list(seen))
-            if self.step % stage.checkpoint_every == 0 or stop:
-                self.save(Position(stage_index, self.step, steps_before + self.step))
-                saved_at = self.step
+            if seen:
+                window.add(seen, stage.batch * stage.accumulate)
+            if window.names and (self.step % stage.log_every == 0 or self.step == stage.steps):
+                self._log(window, steps_before)
+            if stop or self.step == stage.steps or self._is_due(stage.checkpoint_every) or self._is_milestone:
+                self.save(Position(stage_index, self.step, steps_before + self.step, self.skipped))
             if stop:
                 return self.step == stage.steps
-        if saved_at != self.step:
-            self.save(Position(stage_index, self.step, steps_before + self.step))
         return True
 
+    def _is_due(self, every: int) -> bool:
+        return every > 0 and self.step % every == 0
+
+    @property
+    def _is_milestone(self) -> bool:
+        return self._is_due(self.stage.milestone_every)
+
     def _advance(self, steps_before: int) -> tuple[dict[str, float], bool]:
-        """One optimizer step. Returns this step's loss parts, averaged over ranks, and whether to stop."""
+        """One step. Returns its loss parts, averaged over ranks (none if skipped), and whether to stop."""
         rate = self._learning_rate()
         self.gradients.zero()
         sums: dict[str, Tensor] = {}
-        ids: list[str] = []
+        parts: list[tuple[tuple[str, ...], Tensor]] = []
         for part in range(self.stage.accumulate):
             named, names = self._backward((steps_before + self.step) * self.stage.accumulate + part)
-            ids.extend(names)
+            parts.append((names, named["loss"]))
             for name, value in named.items():
                 sums[name] = sums[name] + value if name in sums else value
-        self.around.ranks.average_(self.gradients.flat)
+        if isinstance(self.gradients, optim.FlatGradients):
+            self.around.ranks.average_(self.gradients.flat)
         seen, stop = self._agree(sums)
         norm = float(self.gradients.norm())
-        if not all(torch.isfinite(torch.tensor([norm, *seen.values()]))):
-            self._refuse(seen | {"gradient_norm": norm}, ids, steps_before)
+        seen["gradient_norm"] = norm
+        if not all(map(math.isfinite, seen.values())):
+            self._skip_or_refuse(seen, parts, steps_before)
+            return {}, stop
         self.gradients.clip(norm, self.stage.clip)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
@@ -143,7 +161,7 @@ class Trainer:
         self.step += 1
         if self.average is not None:
             self.average.update(self.parameters, self.step)
-        return seen | {"gradient_norm": norm}, stop
+        return seen, stop
 
     def _backward(self, draw: int) -> tuple[dict[str, Tensor], tuple[str, ...]]:
         """Forward and backward of the global batch number `draw`; its unweighted parts and sample ids."""
@@ -172,15 +190,37 @@ class Trainer:
         *means, asked = shared.tolist()
         return dict(zip(sums, means, strict=True)), asked > 0.0
 
-    def _refuse(self, seen: dict[str, float], ids: list[str], steps_before: int) -> None:
-        facts = {name: repr(value) for name, value in seen.items()}
-        self.around.journal.note(steps_before + self.step, "non-finite loss", values=facts, ids=ids)
-        bad = ", ".join(name for name, value in seen.items() if value != value or abs(value) == float("inf"))
-        raise NonFiniteLossError(
-            f"Stage '{self.stage.name}', step {self.step + 1}: {bad} not finite. The weights were not "
-            "touched and the log names the samples. Lower the learning rate; the same command goes on from "
-            "the last checkpoint."
+    def _skip_or_refuse(
+        self, seen: dict[str, float], parts: list[tuple[tuple[str, ...], Tensor]], steps_before: int
+    ) -> None:
+        """Write down the step whose numbers are not finite; then count it as skipped, or raise.
+
+        `suspects` are the samples of those batches, by process and accumulation, whose own loss is at fault.
+        """
+        stage, ranks = self.stage, self.around.ranks
+        self.skipped += 1
+        passed = self.skipped <= stage.skip_non_finite
+        mine = [(name, bool(torch.isfinite(loss))) for names, loss in parts for name in names]
+        samples = [sample for share in ranks.gather(mine) for sample in share]
+        self.around.journal.note(
+            steps_before + self.step + passed,
+            "step skipped" if passed else "non-finite loss",
+            values={name: repr(value) for name, value in seen.items()},
+            ids=[name for name, _ in samples],
+            suspects=[name for name, finite in samples if not finite],
         )
+        bad = ", ".join(name for name, value in seen.items() if not math.isfinite(value))
+        if not passed:
+            raise NonFiniteLossError(
+                f"Stage '{stage.name}', step {self.step + 1}: {bad} not finite, and skip_non_finite lets"
+                f" {stage.skip_non_finite} such steps pass. The weights were not touched and log.jsonl names"
+                " the samples. Lower the learning rate or raise skip_non_finite; the same command goes on"
+                " from the last checkpoint."
+            )
+        self.around.watcher.said(
+            f"Step {self.step + 1} was skipped: {bad} not finite ({self.skipped} of {stage.skip_non_finite})."
+        )
+        self.step += 1
 
     def _learning_rate(self) -> float:
         stage = self.stage
@@ -188,8 +228,8 @@ class Trainer:
             self.step, steps=stage.steps, schedule=stage.schedule, warmup=stage.warmup, final=stage.final
         )
 
-    def _log(self, window: Window, steps_before: int, names: list[str]) -> None:
-        means, steps_per_s, samples_per_s = window.close(names)
+    def _log(self, window: Window, steps_before: int) -> None:
+        means, steps_per_s, samples_per_s = window.close(window.names)
         norm = means.pop("gradient_norm")
         moment = Moment(
             stage=self.stage.name,
@@ -206,42 +246,46 @@ class Trainer:
         self.around.watcher.logged(moment)
 
     def weights_to_ship(self) -> dict[str, Tensor]:
-        """The student's whole state dict, with averaged weights where there are any."""
+        """The student's whole state dict, with averaged weights where there are any.
+
+        All processes take part; of a sharded student only rank 0 gets it, on its processor.
+        """
         averaged = self.average.weights if self.average is not None else {}
-        return {name: averaged.get(name, value).detach() for name, value in self.student.state_dict().items()}
+        state = {name: averaged.get(name, value) for name, value in self.student.state_dict().items()}
+        if not self.sharded:
+            return {name: value.detach() for name, value in state.items()}
+        shipped: dict[str, Tensor] = {}
+        for name, value in state.items():
+            gathered = shards.whole(value.detach())
+            if self.around.ranks.leads:
+                shipped[name] = gathered.cpu()
+        return shipped
 
     def save(self, position: Position) -> None:
-        """Write a checkpoint (rank 0) while the other ranks wait."""
-        if self.around.ranks.leads:
-            checkpoint.save(Checkpoint(position, self._tensors()), self.around.steps_folder, self.stage.keep)
-            self.around.journal.note(position.total, "saved")
-        self.around.ranks.wait()
+        """Write a checkpoint, every process its share."""
+        keeping = Keeping(self.stage.keep, self._is_milestone)
+        ranks = self.around.ranks
+        checkpoint.save(position, self._groups(), self.around.steps_folder, keeping, ranks)
+        self.around.journal.note(position.total, "saved")
 
-    def restore(self, saved: Checkpoint) -> None:
-        """Go on from a checkpoint of this stage."""
-        tensors = saved.tensors
-        self.student.load_state_dict(dict(tensors["weights"]))
-        with torch.no_grad():
-            for name, parameter in self.parameters.items():
-                if self.average is not None:
-                    self.average.weights[name].copy_(tensors["average"][name])
-                if saved.position.step:
-                    self.optimizer.state[parameter] = {
-                        "step": torch.tensor(float(saved.position.step)),
-                        "exp_avg": tensors["exp_avg"][name].to(parameter.device),
-                        "exp_avg_sq": tensors["exp_avg_sq"][name].to(parameter.device),
-                    }
-        self.step = saved.position.step
+    def restore(self, saved: Saved) -> None:
+        """Go on from a checkpoint of this stage, written by any number of processes."""
+        self.step, self.skipped = saved.position.step, saved.position.skipped
+        if self.step > self.skipped:
+            self.gradients.zero()
+            optim.make_states(self.optimizer, self.step - self.skipped)
+        for group, tensors in self._groups().items():
+            if group in saved.groups:
+                saved.fill(group, tensors, self.around.ranks)
+        if self.average is not None and "average" not in saved.groups:  # the recipe asks for one only now
+            self.average.restart(self.parameters)
 
-    def _tensors(self) -> dict[str, dict[str, Tensor]]:
-        groups = {"weights": self.student.state_dict()}
+    def _groups(self) -> dict[str, Mapping[str, Tensor]]:
+        """All that training changes and a checkpoint holds, by group and name."""
+        groups: dict[str, Mapping[str, Tensor]] = {"weights": self.student.state_dict()}
         if self.average is not None:
             groups["average"] = self.average.weights
-        for moment in ("exp_avg", "exp_avg_sq"):
-            groups[moment] = {
-                name: self.optimizer.state[parameter][moment] for name, parameter in self.parameters.items()
-            }
-        return groups
+        return groups | optim.states(self.optimizer, self.parameters)
 
 
 def _precision(precision: str, device: torch.device) -> torch.autocast | nullcontext[None]:
