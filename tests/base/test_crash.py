@@ -19,7 +19,8 @@ for number in range(3):
 
 
 def passed(asked: str | None, rank: str = "0") -> tuple[int, list[str]]:
-    environment = {key: value for key, value in os.environ.items() if key != "SSD1B_CRASH_AT"} | {"RANK": rank}
+    environment = {name: value for name, value in os.environ.items() if name != "SSD1B_CRASH_AT"}
+    environment["RANK"] = rank
     if asked is not None:
         environment["SSD1B_CRASH_AT"] = asked
     done = subprocess.run([sys.executable, "-c", SCRIPT], capture_output=True, text=True, env=environment)
