@@ -208,9 +208,7 @@ def test_a_teacher_of_another_layout_is_refused_before_the_first_step_of_any_sta
     wide = tiny.teacher_folder(tmp_path / "wide", whole=tiny.even_plan("mini-sdxl"))
     then = tiny.stage(name="two", start="previous", teacher=str(wide))
     run = tiny.run(tmp_path / "run", tiny.stage(steps=1), then)
-    with pytest.raises(
-        LayoutError, match=r"Stage 'two': the teacher .* \(channels: \(32, 32, 64\) there, \(8, 8, 16\)"
-    ):
+    with pytest.raises(LayoutError, match=r"Stage 'two': the teacher .* widths \(32, 32, 64\) instead of"):
         carry_out(run)
     assert not (run.folder / "steps").exists() and not (run.folder / "log.jsonl").exists()
 
@@ -221,7 +219,7 @@ def test_a_teacher_whose_answers_alone_count_may_have_other_layers(tmp_path: Pat
     write_model(half.unet_config(), tiny.shaken(from_scratch(half, 1)).state_dict(), None, folder, ["test"])
     shared = {"plan": "mini-vega", "teacher": str(folder), "steps": 1, "batch": 2}
     assert carry_out(tiny.run(tmp_path / "run", tiny.stage(loss={"feature": 0.0}, **shared)))
-    with pytest.raises(LayoutError, match="does not have the layout that plan 'mini-vega' says"):
+    with pytest.raises(LayoutError, match="(?s)Stage 'one'.*mini-vega"):
         carry_out(tiny.run(tmp_path / "tapped", tiny.stage(**shared)))
 
 

@@ -8,18 +8,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import fields
 from pathlib import Path
 
-from ssd1b.base.errors import DamagedFileError, LayoutError, RecipeError
+from ssd1b.base.errors import DamagedFileError, RecipeError
+from ssd1b.distill import lesson
 from ssd1b.distill.ranks import Ranks
-from ssd1b.distill.recipe import Recipe, Stage
+from ssd1b.distill.recipe import Recipe
 from ssd1b.models.folder import part_folder
 from ssd1b.plan.layers import LayerPlan
 from ssd1b.plan.shape import UNetShape, shape_of
-
-# What of a teacher's shape decides whether it can be shown the student's inputs.
-_INPUTS = ("in_channels", "out_channels", "cross_attention_dim", "projection_class_embeddings_input_dim")
 
 
 def check(
@@ -33,7 +30,7 @@ def check(
 
     Raises:
         RecipeError: a stage's batch cannot be shared out evenly over the processes.
-        LayoutError: a stage's teacher does not have the layers that its plan reads features from.
+        LayoutError: a stage's teacher cannot teach its plan's student (see `lesson.refuse_misfit`).
     """
     for stage in recipe.stages[first:]:
         if stage.batch % ranks.world:
@@ -43,21 +40,7 @@ def check(
             )
         if stage.distils:
             assert stage.teacher is not None, "a stage that distils has a teacher"
-            _check_teacher(stage, plan_of(stage.plan), _shape(model_of(stage.teacher)))
-
-
-def _check_teacher(stage: Stage, plan: LayerPlan, teacher: UNetShape) -> None:
-    """A teacher read by taps must have the plan's layout; one whose answers alone count, the same inputs."""
-    counts = [field.name for field in fields(UNetShape)] if stage.loss.feature > 0 else _INPUTS
-    differs = [name for name in counts if getattr(teacher, name) != getattr(plan.teacher, name)]
-    for name in differs:
-        if name == "sample_size":  # what it was trained at; no tensor depends on it
-            continue
-        raise LayoutError(
-            f"Stage '{stage.name}': the teacher '{stage.teacher}' does not have the layout that plan"
-            f" '{plan.name}' says ({name}: {getattr(teacher, name)} there, {getattr(plan.teacher, name)} in"
-            " the plan). Take a plan of this teacher, or another teacher; nothing was trained."
-        )
+            lesson.refuse_misfit(stage, plan_of(stage.plan), _shape(model_of(stage.teacher)))
 
 
 def _shape(folder: Path) -> UNetShape:

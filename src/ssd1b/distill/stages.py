@@ -143,8 +143,6 @@ def snapshot(run: Run, out: Path) -> int:
 def _train_stage(run: Run, index: int, journal: Journal, saved: Saved | None) -> bool:
     stage = run.recipe.stages[index]
     teacher = _load(run, stage.teacher, stage).eval() if stage.teacher else None
-    if teacher is not None and stage.distils:
-        lesson.refuse_misfit(stage, run.find.plan(stage.plan), shape_of(dict(teacher.config)))
     unet = _start(run, index, teacher).to(run.device)
     if stage.gradient_checkpointing:
         unet.enable_gradient_checkpointing()
@@ -234,7 +232,7 @@ def _write(run: Run, index: int, weights: Mapping[str, Tensor]) -> None:
         _parts(run),
         run.student if last else run.stage_folder(index),
         run.command,
-        prediction=trainer.objective.prediction,
+        prediction=lesson.said_by(stage, *_beside(run, stage)).prediction,
         run=run.recipe.name,
         stage=stage.name,
         plan=stage.plan,
