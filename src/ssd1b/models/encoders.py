@@ -64,6 +64,11 @@ class TextBatch:
         """All-zero text of the same shapes: SDXL's "no negative prompt at all"."""
         return TextBatch(torch.zeros_like(self.context_BTC), torch.zeros_like(self.pooled_BC))
 
+    def rows(self, number: int) -> TextBatch:
+        """The first so many rows or, below zero, the last ones."""
+        which = slice(number) if number >= 0 else slice(number, None)
+        return TextBatch(self.context_BTC[which], self.pooled_BC[which])
+
     def repeat(self, times: int) -> TextBatch:
         """Every row `times` times, copies side by side."""
         return TextBatch(
@@ -97,19 +102,33 @@ class TextStack:
         The second to last hidden state of both encoders, and the projected text of the second one: the same
         numbers as `StableDiffusionXLPipeline.encode_prompt` of diffusers.
         """
-        contexts, pooled = [], []
-        for tokenizer, encoder in zip(self.tokenizers, self.encoders, strict=True):
-            ids_BT = tokenizer(
+        ids_BT = [
+            tokenizer(
                 list(prompts),
                 padding="max_length",
                 max_length=self.max_tokens,
                 truncation=True,
                 return_tensors="pt",
             ).input_ids
-            context_BTC, pooled_BC = encoder.hidden(ids_BT)
-            contexts.append(context_BTC)
-            pooled.append(pooled_BC)
-        return TextBatch(torch.cat(contexts, dim=-1).to(contexts[1].dtype), pooled[1])
+            for tokenizer in self.tokenizers
+        ]
+        return self.encode_ids((ids_BT[0], ids_BT[1]))
+
+    @torch.inference_mode()
+    def encode_ids(
+        self, ids_BT: tuple[Tensor, Tensor], weights_BT: tuple[Tensor, Tensor] | None = None
+    ) -> TextBatch:
+        """Encode token ids, one (B, T) tensor for each encoder, with begin and end marks and padding.
+
+        `weights_BT` multiply what the encoders say of each token, but not the pooled text.
+        """
+        (first_BTC, _), (second_BTC, pooled_BC) = (
+            encoder.hidden(ids) for encoder, ids in zip(self.encoders, ids_BT, strict=True)
+        )
+        if weights_BT is not None:
+            first_BTC = first_BTC * weights_BT[0][..., None].to(first_BTC)
+            second_BTC = second_BTC * weights_BT[1][..., None].to(second_BTC)
+        return TextBatch(torch.cat([first_BTC, second_BTC], dim=-1).to(second_BTC.dtype), pooled_BC)
 
     def overflow(self, prompt: str) -> str:
         """The end of the prompt that does not fit and is not seen by the model ("" when all of it fits)."""
