@@ -16,6 +16,7 @@ import torch
 
 from ssd1b.evaluate.comparison import Speed
 from ssd1b.generate import pipeline
+from ssd1b.generate.pixels import image_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -100,7 +101,7 @@ def _lap(model: Model, request: Request) -> Lap:
     began = _now(device)
     latent_BCHW = pipeline.sample_latents(replace(model, denoiser=starter), [request])
     drawn = _now(device)
-    pipeline.image_of(model.vae.decode(latent_BCHW)[0])
+    image_of(model.vae.decode(latent_BCHW)[0])
     done = _now(device)
     assert starter.began is not None, "a picture takes at least one step"
     return Lap(starter.began - began, drawn - starter.began, done - drawn)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from ssd1b.base.units import VAE_SCALE
-from ssd1b.generate.pipeline import image_of
+from ssd1b.generate.pixels import image_of
 
 if TYPE_CHECKING:
     from PIL.Image import Image

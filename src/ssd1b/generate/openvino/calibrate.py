@@ -19,6 +19,7 @@ from ssd1b.formats.openvino_ir import Drift
 from ssd1b.generate import pipeline
 from ssd1b.generate.model import KnownText, Model
 from ssd1b.generate.openvino.denoiser import unet_inputs
+from ssd1b.generate.pixels import image_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -121,7 +122,7 @@ def drift_of(
 
 def picture_of(model: Model, latent_BCHW: Tensor) -> np.ndarray:
     """The picture of one row of latents, uint8 (H, W, 3)."""
-    return np.asarray(pipeline.image_of(model.vae.decode(latent_BCHW)[0]))
+    return np.asarray(image_of(model.vae.decode(latent_BCHW)[0]))
 
 
 def psnr_db(one: np.ndarray, other: np.ndarray) -> float:
