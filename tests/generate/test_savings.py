@@ -185,7 +185,7 @@ def test_a_prompt_is_encoded_once_for_many_pictures_and_forgotten_in_time(model:
 
     known = KnownText(most=2)
     for prompt in ("a", "b", "a", "c", "a", "b"):
-        assert known.of(prompt, Text()) == f"<{prompt}>"  # type: ignore[arg-type, comparison-overlap]
+        assert known.of(prompt, "plain", Text()) == f"<{prompt}>"  # type: ignore[arg-type, comparison-overlap]
     assert asked == ["a", "b", "c", "b"]
 
 

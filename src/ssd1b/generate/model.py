@@ -11,12 +11,13 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from ssd1b.base.units import VAE_SCALE
-from ssd1b.generate import schedulers
+from ssd1b.generate import prompt, schedulers
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from ssd1b.generate.engines import Autoencoder, Denoiser
+    from ssd1b.generate.prompt import Syntax
     from ssd1b.models.device import Placement
     from ssd1b.models.encoders import TextBatch, TextStack
     from ssd1b.plan.shape import UNetShape
@@ -42,16 +43,17 @@ class KnownText:
     """Prompts that were lately encoded: a negative prompt, or one prompt with many seeds, costs once."""
 
     most: int = 64
-    _known: OrderedDict[str, TextBatch] = field(default_factory=OrderedDict)
+    _known: OrderedDict[tuple[str, Syntax], TextBatch] = field(default_factory=OrderedDict)
 
-    def of(self, prompt: str, text: TextStack) -> TextBatch:
-        """The encoded prompt, one row (310 kB at full size in half precision)."""
-        if prompt not in self._known:
-            self._known[prompt] = text.encode([prompt])
-        self._known.move_to_end(prompt)
+    def of(self, said: str, syntax: Syntax, text: TextStack) -> TextBatch:
+        """The encoded prompt, one row (310 kB a part at full size in half precision)."""
+        key = said, syntax
+        if key not in self._known:
+            self._known[key] = prompt.encoded(text, said, syntax)
+        self._known.move_to_end(key)
         while len(self._known) > self.most:
             self._known.popitem(last=False)
-        return self._known[prompt]
+        return self._known[key]
 
 
 @dataclass(frozen=True, slots=True)

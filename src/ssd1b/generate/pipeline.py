@@ -1,8 +1,8 @@
-"""The way from requests to pictures: text, noise, the denoising loop, the autoencoder.
+"""The way from requests to pictures: text, a start, the denoising loop, the autoencoder.
 
-The same numbers as diffusers' StableDiffusionXLPipeline, behind the `Denoiser` seam. Does not know where a
-model came from, nor files. Shapes: B pictures, C channels, H and W rows and columns (latents: 1/8 of the
-pixels).
+The same numbers as diffusers' SDXL pipelines (text to image, image to image, inpainting), behind the
+`Denoiser` seam. Does not know where a model came from, nor files. Shapes: B pictures, C channels, H and W
+rows and columns (latents: 1/8 of the pixels).
 """
 
 from __future__ import annotations
@@ -11,16 +11,19 @@ import inspect
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING, cast
 
 import torch
 from PIL import Image
 
 from ssd1b.base.errors import RequestError
-from ssd1b.base.units import latent_side
-from ssd1b.generate import schedulers
+from ssd1b.base.units import VAE_SCALE
+from ssd1b.generate import prompt, schedulers, starts
+from ssd1b.generate.canvas import NOTHING_GIVEN, Canvases, fitted, given
 from ssd1b.generate.engines import Conditioning
 from ssd1b.generate.engines.reuse import Reusing
+from ssd1b.generate.pixels import image_of
 from ssd1b.models.encoders import TextBatch, joined, time_ids
 
 if TYPE_CHECKING:
@@ -48,35 +51,67 @@ class Step:
 OnStep = Callable[[Step], None]
 
 
-def sample(model: Model, requests: Sequence[Request], on_step: OnStep | None = None) -> list[Image.Image]:
+def sample(
+    model: Model,
+    requests: Sequence[Request],
+    on_step: OnStep | None = None,
+    canvases: Canvases = NOTHING_GIVEN,
+) -> list[Image.Image]:
     """Make one picture per request, all in one batch.
 
     Each picture's noise comes from its own seed alone, so the batch it is made in changes nothing but the
     last bit of rounding. The requests must be alike in size, steps, scheduler and guidance (see `batches`).
+    `canvases` holds what requests paint over, by its hash.
 
     Raises:
-        RequestError: more steps than the scheduler has.
+        RequestError: more steps than the scheduler has, or a picture that was not given.
         Cancelled: whatever `on_step` raises ends the run and passes through.
     """
-    latent_BCHW = sample_latents(model, requests, on_step)
-    return [image_of(model.vae.decode(row_CHW[None])[0]) for row_CHW in latent_BCHW]
+    latent_BCHW = sample_latents(model, requests, on_step, canvases)
+    images = [image_of(model.vae.decode(row_CHW[None])[0]) for row_CHW in latent_BCHW]
+    return [_finished(*pair, canvases) for pair in zip(images, requests, strict=True)]
 
 
 @torch.inference_mode()
-def sample_latents(model: Model, requests: Sequence[Request], on_step: OnStep | None = None) -> Tensor:
+def sample_latents(
+    model: Model,
+    requests: Sequence[Request],
+    on_step: OnStep | None = None,
+    canvases: Canvases = NOTHING_GIVEN,
+) -> Tensor:
     """As `sample`, but return the latents before decoding, (B, C, H, W) scaled as the UNet sees them."""
     assert requests, "a batch needs at least one request"
     assert len({_kind(request) for request in requests}) == 1, "requests of one batch must be alike"
+    first, done = requests[0], 0
+
+    def tell(latent_BCHW: Tensor) -> None:
+        nonlocal done
+        done += 1
+        if on_step is not None:
+            on_step(Step(done, first.n_steps, latent_BCHW))
+
+    begin = starts.at_canvas(model, requests, canvases) if first.image else starts.at_noise(model, first)
+    latent_BCHW = _walked(model, requests, begin, tell)
+    if first.hires > 1:
+        latent_BCHW = _walked(model, requests, starts.at_smaller(model, first, latent_BCHW), tell)
+    return latent_BCHW
+
+
+def _walked(
+    model: Model, requests: Sequence[Request], begin: starts.Begin, tell: Callable[[Tensor], None]
+) -> Tensor:
+    """Walk the denoising loop once; every pass draws from each picture's seed anew."""
     first = requests[0]
     guided = first.guided and not model.takes_guidance
     denoiser = reusing(model, first)
-    cond = _conditioning(model, requests, guided)
     scheduler = schedulers.build(first.scheduler, model.scheduler_config, first.steps, model.placement.device)
     generators = [torch.Generator("cpu").manual_seed(request.seed) for request in requests]
-    latent_BCHW: Tensor = _starting_noise(model, first, generators) * scheduler.init_noise_sigma
+    start = begin(scheduler, generators)
+    latent_BCHW, steps = start.latent_BCHW, [*start.timesteps_N, None]
+    cond = _conditioning(model, requests, guided, latent_BCHW)
     options = _step_options(scheduler, generators)
-    last_guided = math.ceil(first.guidance_until * len(scheduler.timesteps))
-    for number, step in enumerate(scheduler.timesteps, 1):
+    last_guided = math.ceil(first.guidance_until * len(start.timesteps_N))
+    for number, (step, next_step) in enumerate(pairwise(steps), 1):
         if guided and number > last_guided:
             guided, cond = False, cond.rows(slice(len(requests), None))
         noise_BCHW = _predict(denoiser, scheduler.scale_model_input(latent_BCHW, step), step, cond, guided)
@@ -84,25 +119,30 @@ def sample_latents(model: Model, requests: Sequence[Request], on_step: OnStep | 
             without_BCHW, with_BCHW = noise_BCHW.chunk(2)
             noise_BCHW = without_BCHW + first.guidance * (with_BCHW - without_BCHW)
         latent_BCHW = scheduler.step(noise_BCHW, step, latent_BCHW, **options, return_dict=False)[0]
-        if on_step is not None:
-            on_step(Step(number, len(scheduler.timesteps), latent_BCHW))
+        if start.hold is not None:
+            latent_BCHW = start.hold.kept(latent_BCHW, scheduler, next_step)
+        tell(latent_BCHW)
     return latent_BCHW
 
 
-def batches(requests: Sequence[Request], size: int) -> Iterator[Sequence[Request]]:
-    """Cut requests, in order, into runs of at most `size` that can be made in one batch."""
+def batches(
+    requests: Sequence[Request], size: int, model: Model | None = None
+) -> Iterator[Sequence[Request]]:
+    """Cut requests, in order, into runs of at most `size` that can be made in one batch.
+
+    With the model at hand, prompts that it reads in different numbers of parts are kept apart as well: in one
+    batch the shorter would be lengthened, which changes its picture.
+    """
+
+    def kind(request: Request) -> tuple[object, ...]:
+        return _kind(request) + (() if model is None else (_n_parts(model, request),))
+
     start = 0
     for end in range(1, len(requests) + 1):
         full = end - start == size
-        if end == len(requests) or full or _kind(requests[end]) != _kind(requests[start]):
+        if end == len(requests) or full or kind(requests[end]) != kind(requests[start]):
             yield requests[start:end]
             start = end
-
-
-def image_of(pixels_CHW: Tensor) -> Image.Image:
-    """Turn pixels in 0..1 into a picture of 8 bits a channel, rounding to nearest."""
-    pixels_HWC = (pixels_CHW.float().cpu().permute(1, 2, 0).numpy() * 255).round().astype("uint8")
-    return Image.fromarray(pixels_HWC)
 
 
 def reusing(model: Model, request: Request) -> Denoiser:
@@ -122,29 +162,50 @@ def reusing(model: Model, request: Request) -> Denoiser:
 
 
 def _kind(request: Request) -> tuple[object, ...]:
-    saved = (request.guidance_until, request.reuse, request.decoder)
-    return request.width, request.height, request.steps, request.scheduler, request.guidance, *saved
+    """All that must be alike in a batch: everything but texts, seed, and which picture is painted over."""
+    own = {"prompt", "negative", "seed", "model", "syntax", "image", "mask"}
+    rest = request.model_dump(exclude=own)
+    return bool(request.image), bool(request.mask), *rest.values()
 
 
-def _conditioning(model: Model, requests: Sequence[Request], guided: bool) -> Conditioning:
+def _n_parts(model: Model, request: Request) -> int:
+    """How many parts the longer of a request's texts has."""
+    texts = (request.prompt, request.negative or "")
+    return max(prompt.n_parts(model.text, text, request.syntax) for text in texts)
+
+
+def _finished(image: Image.Image, request: Request, canvases: Canvases) -> Image.Image:
+    """The picture with what the mask keeps put back to the pixel, enlarged where that was asked for."""
+    if request.mask:
+        around, mask = (fitted(given(canvases, each), image.size) for each in (request.image, request.mask))
+        image = Image.composite(image, around, mask)
+    if request.upscale > 1:
+        size = image.width * request.upscale, image.height * request.upscale
+        image = image.resize(size, Image.Resampling.LANCZOS)
+    return image
+
+
+def _conditioning(
+    model: Model, requests: Sequence[Request], guided: bool, latent_BCHW: Tensor
+) -> Conditioning:
     """Everything the UNet is told; with guidance, first the rows without the prompt, then those with it."""
-    text = _encoded(model, [request.prompt for request in requests])
+    negatives = [(request.negative or "", request.syntax) for request in requests if guided]
+    text = _encoded(model, [*negatives, *((request.prompt, request.syntax) for request in requests)])
     if guided:
-        text = joined(_negatives(model, requests), text)
+        text = joined(_silenced(model, requests, text.rows(len(requests))), text.rows(-len(requests)))
     first = requests[0]
-    ids_6 = time_ids((first.height, first.width))
+    height, width = (VAE_SCALE * side for side in latent_BCHW.shape[2:])
     device, dtype = model.placement.device, text.context_BTC.dtype
     return Conditioning(
         context_BTC=text.context_BTC.to(device),
         pooled_BC=text.pooled_BC.to(device),
-        time_ids_B6=torch.tensor([ids_6] * len(text), dtype=dtype, device=device),
+        time_ids_B6=torch.tensor([time_ids((height, width))] * len(text), dtype=dtype, device=device),
         guidance_B=torch.full((len(text),), first.guidance) if model.takes_guidance else None,
     )
 
 
-def _negatives(model: Model, requests: Sequence[Request]) -> TextBatch:
+def _silenced(model: Model, requests: Sequence[Request], encoded: TextBatch) -> TextBatch:
     """The rows to steer away from: each request's negative prompt, or what "nothing" means to this model."""
-    encoded = _encoded(model, [request.negative or "" for request in requests])
     zeros = encoded.zeros()
     silent_B = torch.tensor(
         [request.negative is None and model.zero_negative for request in requests],
@@ -156,21 +217,17 @@ def _negatives(model: Model, requests: Sequence[Request]) -> TextBatch:
     )
 
 
-def _encoded(model: Model, prompts: Sequence[str]) -> TextBatch:
-    """Encode each different prompt by itself, so that its neighbours cannot change it.
+def _encoded(model: Model, texts: Sequence[tuple[str, prompt.Syntax]]) -> TextBatch:
+    """Encode each different text by itself, so that its neighbours cannot change it, all equally long.
 
     What was lately encoded is not encoded again, in this batch or in a later one.
     """
-    known = {prompt: model.known_text.of(prompt, model.text) for prompt in dict.fromkeys(prompts)}
-    return joined(*(known[prompt] for prompt in prompts))
-
-
-def _starting_noise(model: Model, request: Request, generators: Sequence[torch.Generator]) -> Tensor:
-    """Standard normal noise, drawn on the processor so that every device starts from the same."""
-    shape = (1, model.shape.in_channels, latent_side(request.height), latent_side(request.width))
-    dtype = model.placement.dtype
-    rows = [torch.randn(shape, generator=generator, dtype=dtype) for generator in generators]
-    return torch.cat(rows).to(model.placement.device)
+    known = {text: model.known_text.of(*text, model.text) for text in dict.fromkeys(texts)}
+    n_tokens = max(batch.context_BTC.shape[1] for batch in known.values())
+    if any(batch.context_BTC.shape[1] < n_tokens for batch in known.values()):
+        empty = model.known_text.of("", "plain", model.text)
+        known = {text: prompt.lengthened(batch, n_tokens, empty) for text, batch in known.items()}
+    return joined(*(known[text] for text in texts))
 
 
 def _predict(

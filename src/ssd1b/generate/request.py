@@ -1,7 +1,8 @@
 """What one picture is asked to be: prompt, size, steps, seed.
 
-A request is complete (every default is filled in), so it can be written into the picture and repeated. This
-module does not know models; what fits which model is `defaults`' business.
+A request is complete (every default is filled in), so it can be written into the picture and repeated. What
+it is painted over stands in it by its hash only; the pixels travel beside it. This module does not know
+models; what fits which model is `defaults`' business.
 """
 
 from __future__ import annotations
@@ -9,16 +10,16 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
-from typing import Annotated
+from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from ssd1b.base.errors import RequestError, did_you_mean
 from ssd1b.base.units import VAE_SCALE, aspects_of
 from ssd1b.generate.schedulers import kind_of
 
 MAX_SEED = 2**63 - 1
-MIN_SIDE_PX, MAX_SIDE_PX = 64, 4096
+MIN_SIDE_PX, MAX_SIDE_PX, MAX_UPSCALED_PX = 64, 4096, 8192
 MAX_PROMPT_CHARACTERS = 20_000
 
 
@@ -46,6 +47,8 @@ def _known_scheduler(name: str) -> str:
 
 
 Text = Annotated[str, Field(max_length=MAX_PROMPT_CHARACTERS), AfterValidator(_sayable)]
+Digest = Annotated[str, Field(pattern=r"^([0-9a-f]{64})?$")]
+Share = Annotated[float, Field(gt=0, le=1, strict=False)]
 Side = Annotated[int, Field(ge=MIN_SIDE_PX, le=MAX_SIDE_PX), AfterValidator(_on_the_grid)]
 
 
@@ -65,6 +68,15 @@ class Request(BaseModel):
         guidance_until: share of the steps that are guided, the first ones; the rest cost half.
         reuse: the UNet's deep blocks run in each so many-th step only (DeepCache); 1: in all.
         decoder: the name of a tiny decoder that is used instead of the model's own; "": its own.
+        syntax: "weighted" reads weights, BREAK and any length (see `prompt`); "plain" takes every character
+            as it stands and cuts off what does not fit, as stock diffusers does.
+        image: hash of the picture to start from (see `canvas.digest_of`); "": from noise alone.
+        mask: hash of what is to be painted anew in it (white) and what is to stay (black); "": all of it.
+        strength: share of the steps that the picture is noised back by; 1: all but nothing of it is left.
+        hires: how many times larger, along a side, a second pass makes the picture; 1: no second pass.
+        hires_strength: share of the steps that the second pass walks.
+        hires_upscaler: what is enlarged between the passes: the "latent", or the picture ("lanczos").
+        upscale: how many times larger, along a side, the finished picture is made, by Lanczos.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
@@ -78,14 +90,53 @@ class Request(BaseModel):
     scheduler: Annotated[str, AfterValidator(_known_scheduler)]
     seed: Annotated[int, Field(ge=0, le=MAX_SEED)]
     model: Text = ""
-    guidance_until: Annotated[float, Field(gt=0, le=1, strict=False)] = 1.0
+    guidance_until: Share = 1.0
     reuse: Annotated[int, Field(ge=1, le=20)] = 1
     decoder: Text = ""
+    syntax: Literal["weighted", "plain"] = "weighted"
+    image: Digest = ""
+    mask: Digest = ""
+    strength: Share = 1.0
+    hires: Annotated[float, Field(ge=1, le=4, strict=False)] = 1.0
+    hires_strength: Share = 0.7
+    hires_upscaler: Literal["latent", "lanczos"] = "latent"
+    upscale: Annotated[int, Field(ge=1, le=4)] = 1
+
+    @model_validator(mode="after")
+    def _parts_fit(self) -> Self:
+        """What no field can see by itself."""
+        if not self.image and (self.mask or self.strength < 1):
+            raise ValueError("A mask and a strength are for painting over a picture; give the picture too.")
+        if self.mask and self.hires > 1:
+            raise ValueError("A second pass would paint over what the mask keeps; leave one of them out.")
+        if max(self.hires_size) > MAX_SIDE_PX:
+            raise ValueError(f"The second pass would have more than {MAX_SIDE_PX} pixels a side.")
+        if max(self.hires_size) * self.upscale > MAX_UPSCALED_PX:
+            raise ValueError(f"The finished picture would have more than {MAX_UPSCALED_PX} pixels a side.")
+        second = self.hires_strength if self.hires > 1 else 1.0
+        for name, share in (("strength", self.strength), ("hires_strength", second)):
+            if int(self.steps * share) < 1:
+                raise ValueError(f"A {name} of {share:g} leaves none of {self.steps} steps; give more steps.")
+        return self
 
     @property
     def guided(self) -> bool:
         """Whether the UNet is asked twice a step, with and without the prompt."""
         return self.guidance > 1
+
+    @property
+    def hires_size(self) -> tuple[int, int]:
+        """(width, height) of the second pass, in pixels, on the grid."""
+        width, height = (
+            round(side * self.hires / VAE_SCALE) * VAE_SCALE for side in (self.width, self.height)
+        )
+        return width, height
+
+    @property
+    def n_steps(self) -> int:
+        """How many steps are really walked, in both passes."""
+        first = int(self.steps * self.strength) if self.image else self.steps
+        return first + (int(self.steps * self.hires_strength) if self.hires > 1 else 0)
 
 
 def request_of(fields: Mapping[str, object]) -> Request:
@@ -156,11 +207,14 @@ def _said_plainly(error: ValidationError) -> str:
     """One sentence a field, without pydantic's vocabulary."""
     sentences = []
     for problem in error.errors(include_url=False):
-        field = ".".join(str(part) for part in problem["loc"]) or "request"
+        field = ".".join(str(part) for part in problem["loc"])
         said = problem["msg"].removeprefix("Value error, ")
         if problem["type"] == "extra_forbidden":
             said = f"is not a field of a request.{did_you_mean(field, Request.model_fields)}"
         elif problem["type"] == "missing":
             said = "is missing"
-        sentences.append(f"'{field}': {said}{'' if said.endswith(('.', '?')) else '.'}")
+        elif problem["type"] == "literal_error":
+            said = f"must be {problem['ctx']['expected']}"
+        named = f"'{field}': {said}" if field else said
+        sentences.append(named if named.endswith((".", "?")) else f"{named}.")
     return "This picture cannot be made. " + " ".join(sentences)

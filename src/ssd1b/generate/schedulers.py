@@ -1,6 +1,7 @@
 """Schedulers by the names people use, made from a model's own noise schedule.
 
-Does not know the denoising loop. Every scheduler here takes one UNet call a step.
+Does not know the denoising loop. Every scheduler here takes one UNet call a step; of "DPM++ SDE", whose steps
+need two calls elsewhere, a step is half of one of theirs.
 """
 
 from __future__ import annotations
@@ -30,11 +31,18 @@ class Kind:
 
 _DPM = {"algorithm_type": "dpmsolver++", "solver_order": 2, "use_karras_sigmas": False}
 _DPM_KARRAS = {**_DPM, "use_karras_sigmas": True}
+_SDE = {
+    "algorithm_type": "sde-dpmsolver++",
+    "solver_order": 2,
+    "use_karras_sigmas": False,
+    "lower_order_final": True,
+}
 KINDS: dict[str, Kind] = {
     "euler":           Kind("EulerDiscreteScheduler", "Euler"),
     "euler-a":         Kind("EulerAncestralDiscreteScheduler", "Euler a"),
     "dpm++-2m":        Kind("DPMSolverMultistepScheduler", "DPM++ 2M", _DPM),
     "dpm++-2m-karras": Kind("DPMSolverMultistepScheduler", "DPM++ 2M Karras", _DPM_KARRAS),
+    "dpm++-sde":       Kind("DPMSolverSinglestepScheduler", "DPM++ SDE", _SDE),
     "ddim":            Kind("DDIMScheduler", "DDIM", {"clip_sample": False, "set_alpha_to_one": False}),
     "unipc":           Kind("UniPCMultistepScheduler", "UniPC"),
     "lcm":             Kind("LCMScheduler", "LCM", {"clip_sample": False}),

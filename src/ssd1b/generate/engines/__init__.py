@@ -66,8 +66,8 @@ class DeepDenoiser(Denoiser, Protocol):
 class Autoencoder(Protocol):
     """Pixels to scaled latents and back."""
 
-    def encode(self, pixels_BCHW: Tensor) -> Tensor:
-        """Pixels in -1..1 to scaled latents, the mean of the posterior."""
+    def encode(self, pixels_BCHW: Tensor, noise_BCHW: Tensor | None = None) -> Tensor:
+        """Pixels in -1..1 to scaled latents: the mean of the posterior or, with noise, a sample of it."""
         ...
 
     def decode(self, latent_BCHW: Tensor) -> Tensor:

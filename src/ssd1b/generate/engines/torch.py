@@ -127,9 +127,9 @@ class TorchAutoencoder:
 
     vae: AutoencoderKL
 
-    def encode(self, pixels_BCHW: Tensor) -> Tensor:
-        """Pixels in -1..1 to scaled latents, the mean of the posterior."""
-        return encode_pixels(self.vae, pixels_BCHW)
+    def encode(self, pixels_BCHW: Tensor, noise_BCHW: Tensor | None = None) -> Tensor:
+        """Pixels in -1..1 to scaled latents: the mean of the posterior or, with noise, a sample of it."""
+        return encode_pixels(self.vae, pixels_BCHW, noise_BCHW=noise_BCHW)
 
     def decode(self, latent_BCHW: Tensor) -> Tensor:
         """Scaled latents to pixels in 0..1, float32."""
@@ -143,8 +143,8 @@ class TinyAutoencoder:
     vae: AutoencoderTiny
 
     @torch.inference_mode()
-    def encode(self, pixels_BCHW: Tensor) -> Tensor:
-        """Pixels in -1..1 to scaled latents."""
+    def encode(self, pixels_BCHW: Tensor, noise_BCHW: Tensor | None = None) -> Tensor:
+        """Pixels in -1..1 to scaled latents; it has no posterior, so noise changes nothing."""
         plain_BCHW = self.vae.encode(pixels_BCHW.to(self.vae.device, self.vae.dtype)).latents
         latent_BCHW: Tensor = plain_BCHW * self.vae.config.scaling_factor
         return latent_BCHW

@@ -113,11 +113,13 @@ class OpenVINOAutoencoder:
     decoder: Network
     config: Mapping[str, Any]
 
-    def encode(self, pixels_BCHW: Tensor) -> Tensor:
-        """Pixels in -1..1 to scaled latents, the mean of the posterior."""
+    def encode(self, pixels_BCHW: Tensor, noise_BCHW: Tensor | None = None) -> Tensor:
+        """Pixels in -1..1 to scaled latents: the mean of the posterior or, with noise, a sample of it."""
         rows = [self.encoder.run({"sample": row[None].float()})["latent_parameters"] for row in pixels_BCHW]
-        mean_BCHW = torch.cat(rows).chunk(2, dim=1)[0]
-        return normalised(self.config, mean_BCHW)
+        latent_BCHW, logvar_BCHW = torch.cat(rows).chunk(2, dim=1)
+        if noise_BCHW is not None:  # bounds as in diffusers' DiagonalGaussianDistribution
+            latent_BCHW = latent_BCHW + torch.exp(0.5 * logvar_BCHW.clamp(-30, 20)) * noise_BCHW
+        return normalised(self.config, latent_BCHW)
 
     def decode(self, latent_BCHW: Tensor) -> Tensor:
         """Scaled latents to pixels in 0..1, float32."""
