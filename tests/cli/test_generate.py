@@ -91,6 +91,156 @@ def test_a_wrong_option_is_one_paragraph_and_status_two(
     assert list(tmp_path.iterdir()) == []
 
 
+def run(capsys: pytest.CaptureFixture[str], *words: object) -> list[Path]:
+    """Make pictures, and return the files as they were told."""
+    assert main(["generate", *map(str, words), "--device", "cpu"]) == 0
+    return [Path(line) for line in capsys.readouterr().out.splitlines()]
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".webp"])
+def test_a_picture_is_made_again_to_the_byte(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], suffix: str
+) -> None:
+    first, again = tmp_path / f"first{suffix}", tmp_path / f"again{suffix}"
+    words = ["a (fox:1.2), {red|blue}", "--negative", "blurry", "--scheduler", "euler-a", "--hires", "1.5"]
+    run(capsys, *words, "--model", folder, "--seed", 7, "--steps", 2, "--size", "64x72", "--out", first)
+    run(capsys, "--like", first, "--model", folder, "--out", again)
+    assert first.read_bytes() == again.read_bytes()
+    other = tmp_path / f"other{suffix}"
+    run(capsys, "--like", first, "--model", folder, "--seed", 8, "--out", other)
+    changed = read_request(other)
+    assert changed == read_request(first).model_copy(update={"seed": 8})
+
+
+def test_a_miniatures_picture_is_made_again_to_the_byte_without_naming_the_model(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first, again = tmp_path / "first.png", tmp_path / "again.png"
+    run(capsys, "a fox, flat style", "--engine", "torch", "--seed", 7, "--steps", 2, "--out", first)
+    run(capsys, "--like", first, "--engine", "torch", "--out", again)
+    assert read_request(again).model == "mini-ssd"
+    assert first.read_bytes() == again.read_bytes()
+
+
+def test_a_picture_is_painted_over_and_the_result_is_made_again(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    photo, mask = tmp_path / "photo.png", tmp_path / "mask.png"
+    Image.effect_noise((64, 64), 60).convert("RGB").save(photo)
+    half = Image.new("L", (64, 64))
+    half.paste(255, (0, 0, 32, 64))
+    half.save(mask)
+    first, again = tmp_path / "first.png", tmp_path / "again.png"
+    painted = ["--image", photo, "--mask", mask, "--model", folder]
+    run(capsys, "a fox", *painted, *QUICK, "--seed", 7, "--out", first)
+    with Image.open(first) as made, Image.open(photo) as was:
+        right = (32, 0, 64, 64)
+        assert made.crop(right).tobytes() == was.crop(right).tobytes()
+        assert made.crop((0, 0, 32, 64)).tobytes() != was.crop((0, 0, 32, 64)).tobytes()
+    assert read_request(first).strength == 0.6
+    run(capsys, "--like", first, *painted, "--out", again)
+    assert first.read_bytes() == again.read_bytes()
+    assert main(["generate", "--like", str(first), "--model", str(folder)]) == 2
+    assert "Give the picture that it was painted over" in capsys.readouterr().err
+
+
+def test_a_photograph_gives_the_picture_its_shape(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Image.new("RGB", (300, 200), "red").save(tmp_path / "photo.jpg")
+    (path,) = run(
+        capsys, "a fox", "--image", tmp_path / "photo.jpg", "--model", folder, "--steps", 2, "--out", tmp_path
+    )
+    assert size_of(path) == (152, 104), "19:13 is nearest to 3:2"
+
+
+def test_a_file_of_prompts_with_wildcards_makes_a_batch(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "color.txt").write_text("red\nblue\n")
+    (tmp_path / "prompts.txt").write_text("a __color__ fox\n# not this\n\na pizza\n")
+    words = ["--prompts", tmp_path / "prompts.txt", "--wildcards", tmp_path, "--count", 6, "--seed", 1]
+    files = run(capsys, *words, "--model", folder, *QUICK, "--batch", 3, "--out", tmp_path / "out")
+    requests = [read_request(path) for path in files]
+    assert [request.seed for request in requests] == [*range(1, 7)] * 2
+    assert {request.prompt for request in requests} == {"a red fox", "a blue fox", "a pizza"}
+    again = run(capsys, "--like", files[0], "--model", folder, "--out", tmp_path / "again")
+    assert again[0].read_bytes() == files[0].read_bytes()
+
+
+def test_a_grid_has_every_pair_of_values_and_its_pictures_beside_it(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["a fox", "--xy", "steps=1,2,3", "--xy", "guidance=1,4", "--seed", 7, "--size", "64x64"]
+    *files, sheet = run(capsys, *words, "--model", folder, "--out", tmp_path, "--format", "webp")
+    made = [(read_request(path).steps, read_request(path).guidance) for path in files]
+    assert made == [(1, 1), (2, 1), (3, 1), (1, 4), (2, 4), (3, 4)]
+    assert sheet.name == "a-fox-grid.webp" and files[0].name == "a-fox-7-steps-1-guidance-1-0.webp"
+    width, height = size_of(sheet)
+    assert width > 3 * 64 + 2 * 4 and height > 2 * 64 + 4
+    run(capsys, "--like", sheet, "--model", folder, "--out", tmp_path / "first.webp")
+    assert (tmp_path / "first.webp").read_bytes() == files[0].read_bytes()
+
+
+def test_show_prints_the_request_of_a_picture(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "fox.jpg"
+    run(capsys, "a fox\x1b[31m\n[bold]here", "--model", folder, *QUICK, "--seed", 7, "--out", path)
+    assert main(["show", str(path)]) == 0
+    told = capsys.readouterr().out
+    assert "a fox\\x1b[31m\\n[bold]here" in told and "\x1b" not in told
+    assert "hires" not in told, "what was not asked for is left out"
+    assert main(["show", str(path), "--json"]) == 0
+    record = json.loads(capsys.readouterr().out)
+    assert record["request"] == read_request(path).model_dump() and record["engine"] == "torch"
+    assert main(["show", str(path), "--parameters"]) == 0
+    assert "Steps: 2, Sampler: Euler" in capsys.readouterr().out
+    assert main(["show", str(tmp_path / "none.png")]) == 2
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ([], "Say what is to be seen"),
+        (["a fox", "--strength", "0.5"], "give the picture too"),
+        (["a fox", "--mask", "PHOTO"], "give the picture with --image"),
+        (["a fox", "--image", "none.png"], "There is no picture none.png"),
+        (["a fox", "--image", "TEXT"], "cannot be read as a PNG, JPEG or WebP"),
+        (["a fox", "--image", "PHOTO", "--mask", "SMALL"], "a mask of the picture's own size"),
+        (["a fox", "--image", "PHOTO", "--strength", "0"], "'strength'"),
+        (["a fox", "--image", "PHOTO", "--strength", "1.5"], "'strength'"),
+        (["a fox", "--hires", "9"], "'hires'"),
+        (["a fox", "--upscale", "9"], "'upscale'"),
+        (["a __color__ fox"], "--wildcards"),
+        (["a (fox:999)"], "weights go up to 100"),
+        (["a fox", "--prompts", "TEXT"], "leave the other prompt"),
+        (["--prompts", "none.txt"], "There is no file none.txt"),
+        (["--like", "PHOTO"], "carries no request of ssd1b"),
+        (["a fox", "--xy", "stepps=1,2"], "Did you mean 'steps'"),
+        (["a fox", "--xy", "steps=1,2", "--count", "2"], "varies one picture"),
+        (["a fox", "--hires-upscaler", "esrgan"], "'latent', 'lanczos'"),
+    ],
+)
+def test_a_wish_that_cannot_be_is_refused_before_anything_is_loaded(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    words: list[str],
+    said: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Image.effect_noise((64, 64), 60).convert("RGB").save("photo.png")
+    Image.new("L", (32, 32), 255).save("small.png")
+    Path("text.txt").write_text("a fox")
+    names = {"PHOTO": "photo.png", "SMALL": "small.png", "TEXT": "text.txt"}
+    given = [names.get(word, word) for word in words]
+    assert main(["generate", *given, "--model", "no/such-model", "--out", "out"]) == 2
+    told = capsys.readouterr()
+    assert said in " ".join(told.err.replace("│", " ").split()) and "Traceback" not in told.err
+    assert told.out == "" and not Path("out").exists()
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_a_model_on_a_hub_draws_online_offline_and_with_the_hub_gone(folder: Path, tmp_path: Path) -> None:
@@ -98,7 +248,7 @@ def test_a_model_on_a_hub_draws_online_offline_and_with_the_hub_gone(folder: Pat
     without = ("HF_HUB_OFFLINE", "HF_TOKEN", "HF_HUB_CACHE")
     environment = {name: value for name, value in os.environ.items() if name not in without}
 
-    def run(name: str, **more: str) -> subprocess.CompletedProcess[str]:
+    def process(name: str, **more: str) -> subprocess.CompletedProcess[str]:
         words = ["generate", "a fox", "--model", "segmind/tiny", "--seed", "7", *QUICK]
         return subprocess.run(
             [Path(sys.executable).with_name("ssd1b"), *words, "--out", str(tmp_path / name)],
@@ -108,10 +258,10 @@ def test_a_model_on_a_hub_draws_online_offline_and_with_the_hub_gone(folder: Pat
         )
 
     with serve(Hub({"segmind/tiny": folder})) as hub:
-        never = run("never.png", HF_HUB_OFFLINE="1")
-        online = run("online.png")
-        offline = run("offline.png", HF_HUB_OFFLINE="1")
-    gone = run("gone.png")
+        never = process("never.png", HF_HUB_OFFLINE="1")
+        online = process("online.png")
+        offline = process("offline.png", HF_HUB_OFFLINE="1")
+    gone = process("gone.png")
     assert never.returncode == 2 and "offline mode is on" in never.stderr
     assert [done.returncode for done in (online, offline, gone)] == [0, 0, 0], gone.stderr
     assert "Fetching segmind/tiny" in online.stderr

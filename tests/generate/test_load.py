@@ -143,4 +143,6 @@ def test_what_is_worth_knowing_beforehand_is_said(folder: Path) -> None:
     assert remarks(fine, model) == []
     said = " ".join(remarks(odd, model))
     assert "the nearest is 128x128 (--aspect 1:1)" in said
-    assert 'end: "outafox"' in said or "prompt is too long" in said
+    assert "The prompt is read in 2 parts of up to 22 tokens." in said
+    plain = completed(Asked("a very long prompt about a fox", more={"syntax": "plain"}), model)[0]
+    assert "prompt is too long for this model; it does not see the end" in " ".join(remarks(plain, model))

@@ -5,26 +5,19 @@ Wires wish, model and files together and says what happens; how a picture is mad
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from ssd1b.base.units import human_seconds
-from ssd1b.cli import show
+from ssd1b.cli import drawing, show
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
-
     from ssd1b.formats.hub import Listener
-    from ssd1b.generate.asked import Asked
     from ssd1b.generate.load import EngineWish
     from ssd1b.generate.model import Model
-    from ssd1b.generate.request import Request
 
 _MINIATURE = (
     "Drawing with the embedded miniature '{}': small scenes of a few things, not photographs."
@@ -33,14 +26,15 @@ _MINIATURE = (
 
 
 def command(
-    prompt: Annotated[str, typer.Argument(help="What is to be seen.")],
+    prompt: Annotated[str | None, typer.Argument(help="What is to be seen.")] = None,
     model: Annotated[
-        str,
+        str | None,
         typer.Option(
             "--model",
-            help="An embedded model, a diffusers folder, a .safetensors file, or a hub id[@revision].",
+            help="An embedded model (mini-ssd if left out), a diffusers folder, a .safetensors file, or a hub"
+            " id[@revision].",
         ),
-    ] = "mini-ssd",
+    ] = None,
     negative: Annotated[str | None, typer.Option(help="What is not to be seen.")] = None,
     size: Annotated[str, typer.Option(help="Width x height in pixels, multiples of 8.")] = "",
     aspect: Annotated[
@@ -52,7 +46,8 @@ def command(
         float | None, typer.Option(help="How strongly to follow the prompt; 1 is off, and twice as fast.")
     ] = None,
     scheduler: Annotated[
-        str | None, typer.Option(help="euler, euler-a, dpm++-2m, dpm++-2m-karras, ddim, unipc or lcm.")
+        str | None,
+        typer.Option(help="euler, euler-a, dpm++-2m, dpm++-2m-karras, dpm++-sde, ddim, unipc or lcm."),
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Same seed, same picture; left out: a new one.")] = None,
     count: Annotated[int, typer.Option(min=1, max=10_000, help="How many, with seeds counting up.")] = 1,
@@ -62,7 +57,43 @@ def command(
             "--batch", min=1, max=256, help="How many at once; above 1 the last bit of rounding may differ."
         ),
     ] = 1,
-    out: Annotated[Path, typer.Option(help="A folder, or a .png file.")] = Path("out"),
+    image: Annotated[Path | None, typer.Option(help="A picture to paint over: PNG, JPEG or WebP.")] = None,
+    mask: Annotated[
+        Path | None, typer.Option(help="Where to paint over it: white is painted anew, black stays.")
+    ] = None,
+    strength: Annotated[
+        float | None, typer.Option(help="How far to go from it, above 0 and up to 1; left out: 0.6.")
+    ] = None,
+    hires: Annotated[
+        float | None, typer.Option(help="Second pass, so many times larger a side: 1 to 4.")
+    ] = None,
+    hires_strength: Annotated[
+        float | None, typer.Option(help="How far the second pass goes from the first; left out: 0.7.")
+    ] = None,
+    hires_upscaler: Annotated[
+        Literal["latent", "lanczos"] | None, typer.Option(help="What is enlarged between the passes.")
+    ] = None,
+    upscale: Annotated[
+        int | None, typer.Option(help="Enlarge the finished picture by Lanczos, 2 to 4 times a side.")
+    ] = None,
+    prompts: Annotated[Path | None, typer.Option(help="A text file with one prompt a line.")] = None,
+    wildcards: Annotated[
+        Path | None, typer.Option(help="A folder of text files; __color__ takes a line of color.txt.")
+    ] = None,
+    plain: Annotated[
+        bool, typer.Option("--plain", help="Take brackets, BREAK and gaps in prompts as they stand.")
+    ] = False,
+    like: Annotated[
+        Path | None, typer.Option(help="Make this picture again, with whatever else is said changed.")
+    ] = None,
+    xy: Annotated[
+        list[str] | None,
+        typer.Option(help="Vary a field along a side of a grid: steps=4,8,25. Once or twice."),
+    ] = None,
+    out: Annotated[Path, typer.Option(help="A folder, or a .png, .jpg or .webp file.")] = Path("out"),
+    kind: Annotated[
+        Literal["png", "jpg", "webp"], typer.Option("--format", help="Of the files in the folder.")
+    ] = "png",
     grid: Annotated[bool, typer.Option("--grid", help="Also a contact sheet of all of them.")] = False,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 or mps; left out: chosen.")] = None,
     dtype: Annotated[str | None, typer.Option(help="float32, float16 or bfloat16; left out: chosen.")] = None,
@@ -73,11 +104,13 @@ def command(
         str | None, typer.Option(help="Of the OpenVINO engine: fp16 or int8; left out: int8 if exported.")
     ] = None,
     guidance_until: Annotated[
-        float, typer.Option(help="Share of the steps that are guided, from the first; the rest cost half.")
-    ] = 1.0,
+        float | None,
+        typer.Option(help="Share of the steps that are guided, from the first; the rest cost half."),
+    ] = None,
     reuse: Annotated[
-        int, typer.Option(help="Run the UNet's deep blocks in each n-th step only (DeepCache); 1: in all.")
-    ] = 1,
+        int | None,
+        typer.Option(help="Run the UNet's deep blocks in each n-th step only (DeepCache); 1: in all."),
+    ] = None,
     tiny_decoder: Annotated[
         Path | None,
         typer.Option(help="Folder of an AutoencoderTiny to decode with; mini-tiny: the miniatures'."),
@@ -89,7 +122,7 @@ def command(
         bool, typer.Option("--json", help="Print one JSON object instead of file names.")
     ] = False,
 ) -> None:
-    """Make pictures from a sentence; every PNG carries the request that made it.
+    """Make pictures from a sentence; every picture carries the request that made it.
 
     Without --model the embedded miniature draws, offline. Size, steps, guidance and scheduler are the model's
     own unless they are given.
@@ -101,18 +134,30 @@ def command(
 
         ssd1b generate "a lighthouse" --model segmind/SSD-1B --negative "blurry"    # full size
     """
-    from ssd1b.generate.asked import Asked, Savings, refuse_nonsense
-    from ssd1b.generate.load import wish_of
+    from ssd1b.generate.asked import Asked
+    from ssd1b.generate.axes import parse_axes
+    from ssd1b.generate.load import DEFAULT, wish_of
+    from ssd1b.generate.wildcards import Wildcards
 
-    savings = Savings(guidance_until, reuse)
-    asked = Asked(prompt, negative, size, aspect, steps, guidance, scheduler, seed, savings)
-    refuse_nonsense(asked)
+    more: dict[str, object] = {"guidance_until": guidance_until, "reuse": reuse, "strength": strength}
+    more |= {"hires": hires, "hires_strength": hires_strength, "hires_upscaler": hires_upscaler}
+    more |= {"upscale": upscale, "syntax": "plain" if plain else None}
+    again = drawing.like_of(like)
+    texts = drawing.texts_of(prompt, prompts, again)
+    said = (negative, size, aspect, steps, guidance, scheduler, seed, drawing.canvas_of(image, mask), more)
+    gaps = Wildcards(wildcards)
+    wanted = drawing.Wanted([Asked(text, *said, gaps) for text in texts], count, parse_axes(xy or ()), again)
+    drawing.refuse_nonsense(wanted)
     wish = wish_of(engine, precision, compiled=compiled, decoder=tiny_decoder)
-    loaded = load_named(model, device=device, dtype=dtype, wish=wish)
-    requests = _requests(asked, loaded, count)
-    made = _make(loaded, requests, batch, Places(out, requests[0], single=count == 1 and not grid))
-    if grid:
-        made.sheet = made.places.save_sheet(made.images)
+    name = model or (again.request.model if again else "") or DEFAULT
+    loaded = load_named(name, device=device, dtype=dtype, wish=wish)
+    requests = drawing.requests_of(wanted, loaded)
+    sheet = grid or bool(wanted.axes)
+    single = len(requests) == 1 and not sheet
+    places = drawing.Places(out, requests[0], single, f".{kind}", wanted.axes, loaded.engine)
+    made = drawing.draw(loaded, requests, wanted.canvases(), batch, places)
+    if sheet:
+        made.sheet = places.save_sheet(made.images)
     if as_json:
         show.print_json(made.record())
     else:
@@ -152,86 +197,3 @@ def downloads() -> Iterator[Listener]:
             bars[0](done, total)
 
         yield Listener(show.say, on_bytes)
-
-
-def _requests(asked: Asked, model: Model, count: int) -> list[Request]:
-    """Complete the wish, and say what will be done before it takes its time."""
-    from ssd1b.generate.asked import completed, remarks
-
-    requests = completed(asked, model, count)
-    first = requests[0]
-    for remark in remarks(first, model):
-        show.say(remark)
-    show.say(
-        f"{first.width}x{first.height}, {first.steps} steps of {first.scheduler}, guidance {first.guidance:g}"
-        f", seed {first.seed} (where nothing was said: as {model.defaults.source} has it)."
-    )
-    show.say(f"On {model.placement.reason}.")
-    return requests
-
-
-@dataclass(slots=True)
-class Made:
-    """What came of a run."""
-
-    places: Places
-    requests: Sequence[Request]
-    images: list[Image]
-    files: list[Path]
-    seconds: float = 0.0
-    sheet: Path | None = None
-
-    def record(self) -> dict[str, object]:
-        """The JSON of `--json`; `request` is the first picture's, `seconds` are without loading."""
-        return {
-            "files": [str(path) for path in self.files],
-            "grid": str(self.sheet) if self.sheet else None,
-            "seed": self.requests[0].seed,
-            "seconds": round(self.seconds, 3),
-            "request": self.requests[0].model_dump(),
-        }
-
-
-@dataclass(frozen=True, slots=True)
-class Places:
-    """Where the files go: into a folder under names of their own, or (a single one) exactly where asked."""
-
-    out: Path
-    first: Request
-    single: bool
-
-    def save(self, image: Image, request: Request) -> Path:
-        """Write one picture."""
-        from ssd1b.generate.picture import file_name, png_bytes, save
-
-        return save(png_bytes(image, request), self._path(file_name(request), str(request.seed)))
-
-    def save_sheet(self, images: Sequence[Image]) -> Path:
-        """Write the contact sheet of all pictures; it carries the first one's request."""
-        from ssd1b.generate.picture import contact_sheet, file_name, png_bytes, save
-
-        path = self._path(file_name(self.first, "grid"), "grid")
-        return save(png_bytes(contact_sheet(images), self.first), path)
-
-    def _path(self, own_name: str, word: str) -> Path:
-        if self.out.suffix.lower() != ".png":
-            return self.out / own_name
-        return self.out if self.single else self.out.with_stem(f"{self.out.stem}-{word}")
-
-
-def _make(model: Model, requests: Sequence[Request], batch: int, places: Places) -> Made:
-    """Make and save batch by batch, so that what is finished is there when a run is interrupted."""
-    from ssd1b.generate.pipeline import batches, sample
-
-    made = Made(places, requests, [], [])
-    parts = list(batches(requests, batch))
-    start = time.monotonic()
-    with show.counting("drawing", len(parts) * requests[0].steps, "steps") as advance:
-        for part in parts:
-            images = sample(model, part, lambda _: advance(1))
-            made.images += images
-            made.files += [places.save(*pair) for pair in zip(images, part, strict=True)]
-    made.seconds = time.monotonic() - start
-    pictures = "1 picture" if len(requests) == 1 else f"{len(requests)} pictures"
-    show.say(f"{pictures} in {human_seconds(made.seconds)}.")
-    return made

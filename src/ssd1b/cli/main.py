@@ -37,6 +37,7 @@ SECTIONS: dict[str, tuple[Verb, ...]] = {
     "Make pictures": (
         Verb("export",   "export",   "write a model as another engine wants it"),
         Verb("generate", "generate", "make pictures from a sentence"),
+        Verb("show",     "picture",  "print what a picture was asked to be"),
         Verb("evaluate", "evaluate", "measure how well a model does what it is told"),
         Verb("compare",  "compare",  "put two models side by side in one report"),
         Verb("bench",    "bench",    "time engines on this machine, at true size, without downloads"),

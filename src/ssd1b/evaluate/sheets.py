@@ -16,7 +16,7 @@ from ssd1b.base.files import write_atomic
 from ssd1b.evaluate.judging import Answer
 from ssd1b.evaluate.prompts import KINDS, Prompt
 from ssd1b.evaluate.scores import passes
-from ssd1b.generate.picture import contact_sheet
+from ssd1b.generate.sheet import contact_sheet
 from ssd1b.mini.reader import Reading
 
 PASSED, FAILED, PAPER, INK, SOFT = "#2f9e6e", "#d64545", "#ffffff", "#1f2733", "#8a94a6"
