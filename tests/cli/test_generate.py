@@ -182,6 +182,16 @@ def test_a_grid_has_every_pair_of_values_and_its_pictures_beside_it(
     assert (tmp_path / "first.webp").read_bytes() == files[0].read_bytes()
 
 
+def test_a_request_that_no_jpeg_holds_is_refused_before_it_is_drawn(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["🦊" * 19_000, "--model", str(folder), *QUICK, "--plain"]
+    assert main(["generate", *words, "--out", str(tmp_path / "fox.jpg")]) == 2
+    told = capsys.readouterr().err
+    assert "Write a PNG" in told and "drawing" not in told
+    assert main(["generate", *words, "--out", str(tmp_path / "fox.webp")]) == 0
+
+
 def test_show_prints_the_request_of_a_picture(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -175,6 +175,14 @@ class Places:
         path = self._path(file_name(request, word, self.suffix), word.replace(" ", "-"))
         return save(picture_bytes(image, request, path.suffix, engine=self.engine), path)
 
+    def refuse_what_no_file_holds(self, requests: Sequence[Request]) -> None:
+        """Before anything is drawn: a JPEG has little room for a request."""
+        from ssd1b.generate.picture import refuse_too_long
+
+        suffix = self._path(f"picture{self.suffix}", "").suffix
+        for request in requests:
+            refuse_too_long(request, suffix)
+
     def save_sheet(self, images: Sequence[Image]) -> Path:
         """Write the contact sheet or labelled grid of all pictures; it carries the first one's request."""
         from ssd1b.generate.picture import file_name, picture_bytes, save

@@ -155,6 +155,7 @@ def command(
     sheet = grid or bool(wanted.axes)
     single = len(requests) == 1 and not sheet
     places = drawing.Places(out, requests[0], single, f".{kind}", wanted.axes, loaded.engine)
+    places.refuse_what_no_file_holds(requests)
     made = drawing.draw(loaded, requests, wanted.canvases(), batch, places)
     if sheet:
         made.sheet = places.save_sheet(made.images)

@@ -166,7 +166,7 @@ def _likeness(asked: Asked, model: Model, like: Request) -> dict[str, object]:
             f"That picture was painted over one with the hash {like.image[:12]}…, which is not the one given"
             " with --image, if any was. Give the picture that it was painted over."
         )
-    if like.mask != painted.get("mask", ""):
+    if like.image and like.mask != painted.get("mask", ""):
         raise RequestError("That picture was made with another mask, or none. Give --mask as it was then.")
     strength = {"strength": STRENGTH} if painted and not like.image else {}
     return {**like.model_dump(), **painted, **strength}

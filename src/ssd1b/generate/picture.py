@@ -70,6 +70,18 @@ def picture_bytes(image: Image.Image, request: Request, suffix: str = ".png", **
     return buffer.getvalue()
 
 
+def refuse_too_long(request: Request, suffix: str) -> None:
+    """Say so before a picture is made whose file could not hold the request.
+
+    Raises:
+        RequestError: as `picture_bytes` would say later.
+    """
+    if SUFFIXES[suffix.lower()] == "JPEG":
+        picture_bytes(
+            Image.new("RGB", (8, 8)), request, suffix, engine="a name of some length", pictures=10_000
+        )
+
+
 def read_request(path: Path) -> Request:
     """Read the request back out of a file written by `picture_bytes`.
 
