@@ -11,6 +11,7 @@ import inspect
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from itertools import pairwise
 from typing import TYPE_CHECKING, cast
 
@@ -134,13 +135,18 @@ def batches(
     batch the shorter would be lengthened, which changes its picture.
     """
 
-    def kind(request: Request) -> tuple[object, ...]:
-        return _kind(request) + (() if model is None else (_n_parts(model, request),))
+    @cache
+    def n_parts(text: str, syntax: prompt.Syntax) -> int:
+        return 1 if model is None else prompt.n_parts(model.text, text, syntax)
 
+    kinds = [
+        (_kind(each), max(n_parts(text, each.syntax) for text in (each.prompt, each.negative or "")))
+        for each in requests
+    ]
     start = 0
     for end in range(1, len(requests) + 1):
         full = end - start == size
-        if end == len(requests) or full or kind(requests[end]) != kind(requests[start]):
+        if end == len(requests) or full or kinds[end] != kinds[start]:
             yield requests[start:end]
             start = end
 
@@ -166,12 +172,6 @@ def _kind(request: Request) -> tuple[object, ...]:
     own = {"prompt", "negative", "seed", "model", "syntax", "image", "mask"}
     rest = request.model_dump(exclude=own)
     return bool(request.image), bool(request.mask), *rest.values()
-
-
-def _n_parts(model: Model, request: Request) -> int:
-    """How many parts the longer of a request's texts has."""
-    texts = (request.prompt, request.negative or "")
-    return max(prompt.n_parts(model.text, text, request.syntax) for text in texts)
 
 
 def _finished(image: Image.Image, request: Request, canvases: Canvases) -> Image.Image:
