@@ -71,10 +71,11 @@ def well_read(read: Callable[[], Model], requests: Sequence[Request]) -> Model:
         read: reads the model, nothing compiled yet; asked twice.
         requests: what will be drawn.
     """
-    prompts = {text for request in requests for text in (request.prompt, request.negative or "")}
+    prompts = {(text, each.syntax) for each in requests for text in (each.prompt, each.negative or "")}
+    prompts.add(("", "plain"))  # lengthens the shorter of a long prompt and its negative
     known, reader = KnownText(most=len(prompts)), read()
-    for prompt in prompts:
-        known.of(prompt, reader.text)
+    for text, syntax in prompts:
+        known.of(text, syntax, reader.text)
     del reader
     gc.collect()
     return replace(read(), known_text=known)
