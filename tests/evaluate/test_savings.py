@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+import torch
 from diffusers import AutoencoderTiny
 from tests.tiny import tiny_pipeline
 
@@ -51,10 +52,11 @@ class Encoders:
 
     def __init__(self, model: Model) -> None:
         self.inner, self.asked = model.text, []
+        self.tokenizers, self.max_tokens = model.text.tokenizers, model.text.max_tokens
 
-    def encode(self, prompts: list[str]) -> object:
-        self.asked.extend(prompts)
-        return self.inner.encode(prompts)
+    def encode_ids(self, ids: tuple[torch.Tensor, torch.Tensor], weights: object = None) -> object:
+        self.asked.extend(ids[0].tolist())
+        return self.inner.encode_ids(ids)
 
 
 def test_every_setting_is_timed_in_every_round_and_compared_with_the_whole(pair: tuple[Model, Model]) -> None:
