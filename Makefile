@@ -39,7 +39,7 @@ lint: $(STAMP) ## ruff and mypy --strict
 	$(BIN)/ruff check .
 	$(BIN)/mypy --strict src/ssd1b
 
-full-size: $(STAMP) ## a random SDXL on disk, carved to SSD-1B and Vega (20 GB of disk)
+full-size: $(STAMP) ## a random SDXL on disk, carved and distilled (30 GB of disk, 20 GB of memory)
 	$(BIN)/python scripts/full_size.py
 
 clean: ## remove the environment and the caches; runs/ and models/ stay

@@ -1,6 +1,6 @@
-"""Carve SSD-1B and Vega from an SDXL of true size with random weights, and measure it (`make full-size`).
+"""Carve SSD-1B and Vega from an SDXL of true size with random weights, distil, measure (`make full-size`).
 
-Needs 20 GB of disk and no network. What is finished is kept, so the same command goes on where it was
+Needs 30 GB of disk, 20 GB of memory and no network. What is finished is kept, so the same command goes on where it was
 stopped; the figures are printed and written to FOLDER/figures.json. The folder itself is left for a look and
 can be removed.
 
@@ -73,7 +73,8 @@ def main() -> None:
     if not teacher.is_dir():
         make_teacher(teacher)
     figures = {plan: measured(given.folder, plan, given.repeats) for plan in PLANS}
-    record = {"command": "make full-size", **surroundings(), "plans": figures}
+    step = training_step(given.folder)
+    record = {"command": "make full-size", **surroundings(), "plans": figures, "training_step": step}
     write_atomic(given.folder / "figures.json", json.dumps(record, indent=2) + "\n")
     print_figures(figures)
     show.say(f"Figures: {given.folder / 'figures.json'}")
@@ -109,6 +110,18 @@ def measured(folder: Path, plan: str, repeats: int) -> dict[str, object]:
     }
     write_atomic(memo, json.dumps(figures, indent=2) + "\n")
     return figures
+
+
+def training_step(folder: Path) -> dict[str, object]:
+    """Two steps of distilling SDXL into SSD-1B in a process of their own; then remember."""
+    memo = folder / "figures-step.json"
+    if memo.is_file():
+        return dict(json.loads(memo.read_text()))
+    command = [sys.executable, str(Path(__file__).with_name("full_step.py")), "--folder", str(folder)]
+    *table, figures = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.splitlines()
+    show.say("\n".join(table))
+    write_atomic(memo, figures + "\n")
+    return dict(json.loads(figures))
 
 
 def carved(teacher: Path, plan: str, student: Path) -> dict[str, float]:

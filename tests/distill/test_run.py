@@ -19,9 +19,9 @@ from ssd1b.distill.journal import Silent
 from ssd1b.distill.losses import LossParts
 from ssd1b.distill.ranks import Ranks
 from ssd1b.distill.stages import Run, carry_out, is_done, snapshot
-from ssd1b.distill.step import predict_noise
+from ssd1b.distill.step import Objective, predict_noise
 from ssd1b.distill.student import from_scratch, grown
-from ssd1b.distill.trainer import NonFiniteLossError, Stopping
+from ssd1b.distill.trainer import NonFiniteLossError, Stopping, Trainer
 from ssd1b.models.folder import load_unet
 from ssd1b.plan import catalog
 
@@ -269,3 +269,41 @@ def test_a_snapshot_is_a_model_folder_of_the_newest_checkpoint(tmp_path: Path) -
     saved = checkpoint.opened(run.folder / "steps" / "00000002")
     written = load_file(tmp_path / "half" / UNET)
     assert all(torch.equal(written[name], value) for name, value in saved.read("average").items())
+
+
+def test_the_teacher_is_in_its_own_numbers_and_in_no_optimizer_or_checkpoint(
+    teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[Objective, dict[str, torch.nn.Parameter]]] = []
+    plain = Trainer.run
+
+    def noting(self: Trainer, *given: int) -> bool:
+        seen.append((self.objective, self.parameters))
+        return plain(self, *given)
+
+    monkeypatch.setattr(Trainer, "run", noting)
+    stage = tiny.stage(start="teacher", teacher=str(teacher), precision="bf16", steps=1, batch=1)
+    run = tiny.run(tmp_path / "run", stage)
+    carry_out(run)
+    ((objective, trained),) = seen
+    assert objective.teacher is not None
+    its = list(objective.teacher.parameters())
+    assert {each.dtype for each in its} == {torch.bfloat16} and not any(each.requires_grad for each in its)
+    assert {each.dtype for each in trained.values()} == {torch.float32}
+    assert not {each.data_ptr() for each in its} & {each.data_ptr() for each in trained.values()}
+    saved, _ = checkpoint.newest(run.folder / "steps")
+    names = set(load_unet(run.student, device=torch.device("cpu"), dtype=torch.float32).state_dict())
+    assert saved is not None and all(tensors.keys() <= names for tensors in saved.tensors.values())
+    assert len(names) < len(its), "the teacher has layers that no checkpoint knows"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_compiled_blocks_give_the_losses_of_plain_ones(teacher: Path, tmp_path: Path) -> None:
+    shared = {"start": "teacher", "teacher": str(teacher), "steps": 2, "batch": 1}
+    plain = tiny.run(tmp_path / "plain", tiny.stage(**shared))
+    compiled = tiny.run(tmp_path / "compiled", tiny.stage(compile=True, **shared))
+    assert carry_out(plain) and carry_out(compiled)
+    assert load_file(compiled.student / UNET).keys() == load_file(plain.student / UNET).keys()
+    for ours, theirs in zip(moments(compiled), moments(plain), strict=True):
+        assert ours["losses"] == pytest.approx(theirs["losses"], rel=1e-3)

@@ -187,3 +187,14 @@ def test_a_bfloat16_teacher_is_compared_in_float32(teacher: UNet2DConditionModel
     values = [parts.task, parts.output, *parts.feature.values(), *parts.feature_scale.values()]
     assert {value.dtype for value in values} == {torch.float32}
     assert all(torch.isfinite(value) for value in values)
+
+
+def test_the_teacher_leaves_no_graph_and_its_features_are_inference_tensors(
+    teacher: UNet2DConditionModel,
+) -> None:
+    seen: list[tuple[bool, bool]] = []
+    note = lambda module, inputs, output: seen.append((output[0].is_inference(), torch.is_grad_enabled()))  # noqa: E731
+    handle = teacher.register_forward_hook(note)
+    run(carved(tiny.plan("mini-ssd"), teacher.state_dict()), teacher)
+    handle.remove()
+    assert seen == [(True, False)]

@@ -54,31 +54,6 @@ def trainable(model: nn.Module, words: Sequence[str]) -> dict[str, nn.Parameter]
     return chosen
 
 
-def states(
-    optimizer: torch.optim.Optimizer, parameters: Mapping[str, nn.Parameter]
-) -> dict[str, dict[str, Tensor]]:
-    """An optimizer's tensors by kind (exp_avg, …) and parameter name; empty before its first step."""
-    kinds: dict[str, dict[str, Tensor]] = {}
-    for name, parameter in parameters.items():
-        for kind, value in optimizer.state[parameter].items():
-            if isinstance(value, Tensor) and value.dim() > 0:
-                kinds.setdefault(kind, {})[name] = value
-    return kinds
-
-
-def make_states(optimizer: torch.optim.Optimizer, steps: int) -> None:
-    """Have an optimizer make its tensors, to be filled, and believe that it has done `steps` steps.
-
-    All gradients must be zero; a step at a learning rate of zero then moves no weight.
-    """
-    for group in optimizer.param_groups:
-        group["lr"] = 0.0
-    optimizer.step()
-    for state in optimizer.state.values():
-        if isinstance(state.get("step"), Tensor):
-            state["step"].fill_(steps)
-
-
 def learning_rate_share(step: int, *, steps: int, schedule: str, warmup: int, final: float) -> float:
     """Share of the peak learning rate at a step (from 0): linear warm-up, then constant or cosine."""
     if step < warmup:

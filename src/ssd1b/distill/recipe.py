@@ -68,6 +68,14 @@ class Stage(Strict):
     batch: Positive = Field(32, description="Samples per batch over all ranks.")
     accumulate: Positive = Field(1, description="Batches per optimizer step.")
     learning_rate: Rate = Field(1e-5, description="Peak learning rate of AdamW.")
+    optimizer: Literal["adamw", "adamw8bit"] = Field(
+        "adamw", description="adamw8bit keeps AdamW's two moments in one byte per number (arXiv:2110.02861)."
+    )
+    update: Literal["step", "backward"] = Field(
+        "step",
+        description="When weights move: after the backward pass, or each within it, so that all gradients "
+        "together never take memory; needs 'accumulate: 1' and 'clip: 0'.",
+    )
     schedule: Literal["constant", "cosine"] = Field("constant", description="Course of the learning rate.")
     warmup: Count = Field(0, description="Steps over which the learning rate rises from zero.")
     final: Share = Field(0.0, description="Share of the peak learning rate left at the end of a cosine.")
@@ -108,6 +116,8 @@ class Stage(Strict):
     skip_non_finite: Count = Field(
         0, description="Steps whose loss or gradient is not finite that are skipped before the stage stops."
     )
+    compile: bool = Field(False, description="Compile the repeated blocks of both UNets with torch.compile.")
+    prefetch: bool = Field(True, description="Prepare the next batch while the step runs; changes no number.")
     checkpoint_every: Positive = Field(500, description="Steps between checkpoints.")
     keep: Positive = Field(2, description="Newest checkpoints kept.")
     milestone_every: Count = Field(0, description="Steps between checkpoints kept for good; 0 is none.")
@@ -122,6 +132,25 @@ class Stage(Strict):
             raise ValueError("'start: teacher' needs a teacher to carve from")
         if self.warmup >= self.steps and self.warmup > 0:
             raise ValueError(f"a warm-up of {self.warmup} steps does not fit into {self.steps} steps")
+        return self
+
+    @model_validator(mode="after")
+    def _updates_within_the_backward_pass_see_no_sum(self) -> Stage:
+        if self.update == "backward" and self.clip > 0.0:
+            raise ValueError(
+                "'update: backward' cannot clip: the norm of all gradients is known only when all weights have "
+                "moved. Set 'clip: 0', or 'update: step'"
+            )
+        if self.update == "backward" and self.accumulate > 1:
+            raise ValueError(
+                "'update: backward' moves the weights in every backward pass. Set 'accumulate: 1' and a larger "
+                "batch, or 'update: step'"
+            )
+        if self.parallel == "fsdp2" and (self.update, self.optimizer) != ("step", "adamw"):
+            raise ValueError(
+                "'parallel: fsdp2' already holds a share of everything and knows 'optimizer: adamw' with "
+                "'update: step' only. Leave both keys out, or take 'parallel: ddp'"
+            )
         return self
 
     @property

@@ -44,6 +44,7 @@ if TYPE_CHECKING:
 # Keys that may change between two starts of one run: they move no weight.
 _HARMLESS = frozenset(
     {"checkpoint_every", "keep", "milestone_every", "log_every", "about", "parallel", "skip_non_finite"}
+    | {"prefetch"}
 )
 
 
@@ -146,6 +147,8 @@ def _train_stage(run: Run, index: int, journal: Journal, saved: Saved | None) ->
     unet = _start(run, index, teacher).to(run.device)
     if stage.gradient_checkpointing:
         unet.enable_gradient_checkpointing()
+    if stage.compile:
+        _compile(unet, *([teacher] if teacher is not None else []))
     around = Surroundings(
         steps_folder=run.folder / "steps",
         journal=journal,
@@ -204,7 +207,7 @@ def _start(run: Run, index: int, teacher: UNet2DConditionModel | None) -> UNet2D
         return student.carved_further(plan, before, earlier.state_dict())
     origin = teacher if stage.start == "teacher" else _load(run, stage.start, stage)
     assert origin is not None, "the recipe promised a teacher"
-    state = {key: value.float() for key, value in origin.state_dict().items()}
+    state = origin.state_dict()
     shape = shape_of(dict(origin.config))
     if shape == plan.shape:
         return student.from_state(plan, state)
@@ -220,6 +223,12 @@ def _start(run: Run, index: int, teacher: UNet2DConditionModel | None) -> UNet2D
 def _load(run: Run, name: str, stage: Stage) -> UNet2DConditionModel:
     dtype = torch.bfloat16 if stage.precision == "bf16" else torch.float32
     return load_unet(run.find.model(name), device=run.device, dtype=dtype)
+
+
+def _compile(*unets: UNet2DConditionModel) -> None:
+    """Compile transformer blocks, once per shape of block; taps listen outside of them, names stay."""
+    for unet in unets:
+        unet.compile_repeated_blocks()
 
 
 def _write(run: Run, index: int, weights: Mapping[str, Tensor]) -> None:

@@ -49,11 +49,13 @@ def from_scratch(plan: LayerPlan, seed: int) -> UNet2DConditionModel:
 
 
 def from_state(plan: LayerPlan, state: Mapping[str, Tensor]) -> UNet2DConditionModel:
-    """The plan's student with exactly these weights."""
+    """The plan's student with exactly these weights, copied into float32 one by one."""
     from diffusers import UNet2DConditionModel
 
-    unet: UNet2DConditionModel = UNet2DConditionModel.from_config(plan.unet_config())
-    unet.load_state_dict(dict(state))
+    with torch.device("meta"):
+        unet: UNet2DConditionModel = UNet2DConditionModel.from_config(plan.unet_config())
+    own = {name: value.detach().to(torch.float32, copy=True) for name, value in state.items()}
+    unet.load_state_dict(own, assign=True)
     return unet
 
 

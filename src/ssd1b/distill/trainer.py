@@ -13,6 +13,7 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
+from typing import NoReturn
 
 import torch
 from torch import Tensor, nn
@@ -20,16 +21,28 @@ from torch import Tensor, nn
 from ssd1b.base.crash import crash_point
 from ssd1b.base.errors import UserError
 from ssd1b.distill import checkpoint, draws, optim, shards
+from ssd1b.distill.ahead import Ahead
 from ssd1b.distill.checkpoint import Keeping, Position, Saved
 from ssd1b.distill.journal import Journal, Moment, Silent, Watcher, Window
 from ssd1b.distill.ranks import Ranks
 from ssd1b.distill.recipe import Stage
 from ssd1b.distill.step import Objective, losses
+from ssd1b.distill.update import GradientError, updater
 from ssd1b.models.batch import Batch, BatchSource, Caption
 
 
 class NonFiniteLossError(UserError):
     """The loss or gradient is not a number, more often than the recipe allows; the weights are untouched."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fed:
+    """One batch on the device, with the noise and the timesteps drawn for it."""
+
+    batch: Batch
+    noise_BCHW: Tensor
+    timestep_B: Tensor
+    nudge_BCHW: Tensor | None = None
 
 
 class Stopping:
@@ -82,24 +95,14 @@ class Trainer:
         stage: Stage,
         around: Surroundings,
     ) -> None:
-        """Freeze what the stage does not train and make room for gradients and AdamW's states."""
+        """Freeze what the stage does not train and make room for gradients and the optimizer's moments."""
         self.student, self.objective, self.source = student, objective, source
         self.stage, self.around = stage, around
         self.sharded = stage.parallel == "fsdp2" and shards.shard(student, around.ranks, around.device)
         self.parameters = optim.trainable(student, stage.trainable)
         if not self.parameters:
             raise UserError(f"Stage '{stage.name}': no parameter's name has one of {list(stage.trainable)}.")
-        own = list(self.parameters.values())
-        self.gradients = (
-            shards.ShardedGradients(own, around.ranks) if self.sharded else optim.FlatGradients(own)
-        )
-        self.optimizer = torch.optim.AdamW(
-            self.parameters.values(),
-            lr=stage.learning_rate,
-            betas=stage.betas,
-            weight_decay=stage.weight_decay,
-            fused=True,
-        )
+        self.updater = updater(self.parameters, stage, around.ranks, sharded=self.sharded)
         self.average = optim.Average(self.parameters, stage.ema) if stage.ema else None
         self.empty = _caption_to(source.empty(), around.device) if stage.caption_dropout else None
         self.step = self.skipped = 0
@@ -113,9 +116,15 @@ class Trainer:
         stage, around = self.stage, self.around
         around.watcher.stage_begins(stage.name, self.step, stage.steps)
         self.student.train()
+        last = (steps_before + stage.steps) * stage.accumulate - 1
+        with Ahead(self._feed, last, ahead=stage.prefetch) as feed:
+            return self._train(stage_index, steps_before, feed)
+
+    def _train(self, stage_index: int, steps_before: int, feed: Ahead[Fed]) -> bool:
+        stage, around = self.stage, self.around
         window = Window()
         while self.step < stage.steps:
-            seen, stop = self._advance(steps_before)
+            seen, stop = self._advance(steps_before, feed)
             crash_point("step")
             around.watcher.stepped(stage.name, self.step)
             if seen:
@@ -135,36 +144,37 @@ class Trainer:
     def _is_milestone(self) -> bool:
         return self._is_due(self.stage.milestone_every)
 
-    def _advance(self, steps_before: int) -> tuple[dict[str, float], bool]:
+    def _advance(self, steps_before: int, feed: Ahead[Fed]) -> tuple[dict[str, float], bool]:
         """One step. Returns its loss parts, averaged over ranks (none if skipped), and whether to stop."""
-        rate = self._learning_rate()
-        self.gradients.zero()
+        self.updater.begin(self._learning_rate())
         sums: dict[str, Tensor] = {}
         parts: list[tuple[tuple[str, ...], Tensor]] = []
         for part in range(self.stage.accumulate):
-            named, names = self._backward((steps_before + self.step) * self.stage.accumulate + part)
-            parts.append((names, named["loss"]))
+            fed = feed.at((steps_before + self.step) * self.stage.accumulate + part)
+            named, total = self._forward(fed)
+            parts.append((fed.batch.ids, named["loss"]))
             for name, value in named.items():
                 sums[name] = sums[name] + value if name in sums else value
-        if isinstance(self.gradients, optim.FlatGradients):
-            self.around.ranks.average_(self.gradients.flat)
+            if self.updater.early:  # weights move in the backward pass: the last moment to look at the loss
+                seen, stop = self._agree(sums)
+                if not all(map(math.isfinite, seen.values())):
+                    self._skip_or_refuse(seen, parts, steps_before)
+                    return {}, stop
+            self._backward(total, fed, steps_before)
+        norm = self.updater.norm()
         seen, stop = self._agree(sums)
-        norm = float(self.gradients.norm())
         seen["gradient_norm"] = norm
         if not all(map(math.isfinite, seen.values())):
             self._skip_or_refuse(seen, parts, steps_before)
             return {}, stop
-        self.gradients.clip(norm, self.stage.clip)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
-        self.optimizer.step()
+        self.updater.finish(norm, self.stage.clip)
         self.step += 1
         if self.average is not None:
             self.average.update(self.parameters, self.step)
         return seen, stop
 
-    def _backward(self, draw: int) -> tuple[dict[str, Tensor], tuple[str, ...]]:
-        """Forward and backward of the global batch number `draw`; its unweighted parts and sample ids."""
+    def _feed(self, draw: int) -> Fed:
+        """The global batch number `draw` with its randomness, on the device: a pure function of `draw`."""
         stage, seed, device = self.stage, self.around.seed, self.around.device
         batch = self.source.batch_at(draw, self.around.ranks.rank, self.around.ranks.world)
         timestep_B = draws.timesteps(seed, batch.ids, draw, len(self.objective.schedule)).to(device)
@@ -174,12 +184,38 @@ class Trainer:
         batch = _batch_to(batch, device)
         if self.empty is not None:
             batch = draws.drop_captions(batch, self.empty, stage.caption_dropout, seed, draw)
-        with _precision(stage.precision, device):
-            parts = losses(self.student, self.objective, batch, noise_BCHW, timestep_B, nudge_BCHW)
-        total = parts.total(stage.loss)
-        (total / stage.accumulate).backward()
-        named = {"loss": total, **parts.named(stage.loss.feature_mode)}
-        return {name: value.detach() for name, value in named.items()}, batch.ids
+        return Fed(batch, noise_BCHW, timestep_B, nudge_BCHW)
+
+    def _forward(self, fed: Fed) -> tuple[dict[str, Tensor], Tensor]:
+        """The unweighted loss parts of one batch by name, and their weighted sum, to go backward from."""
+        with _precision(self.stage.precision, self.around.device):
+            given = (fed.batch, fed.noise_BCHW, fed.timestep_B, fed.nudge_BCHW)
+            parts = losses(self.student, self.objective, *given)
+        total = parts.total(self.stage.loss)
+        named = {"loss": total, **parts.named(self.stage.loss.feature_mode)}
+        return {name: value.detach() for name, value in named.items()}, total
+
+    def _backward(self, total: Tensor, fed: Fed, steps_before: int) -> None:
+        """Gradients of one batch.
+
+        Raises:
+            NonFiniteLossError: weights that move meanwhile met a gradient that is not finite; it cannot be
+                skipped, as others have moved.
+        """
+        try:
+            (total / self.stage.accumulate).backward()
+        except GradientError as error:
+            self.around.journal.note(
+                steps_before + self.step,
+                "non-finite loss",
+                values={f"gradient/{error.name}": "nan"},
+                ids=list(fed.batch.ids),
+            )
+            raise NonFiniteLossError(
+                f"Stage '{self.stage.name}', step {self.step + 1}: gradient/{error.name} not finite. Some"
+                " weights had moved and are thrown away, and the log names the samples. Lower the learning"
+                " rate; the same command goes on from the last checkpoint."
+            ) from error
 
     def _agree(self, sums: Mapping[str, Tensor]) -> tuple[dict[str, float], bool]:
         """Loss parts averaged over accumulation and ranks, and whether any rank was asked to stop."""
@@ -236,7 +272,7 @@ class Trainer:
             step=self.step,
             total=steps_before + self.step,
             losses=means,
-            learning_rate=self.optimizer.param_groups[0]["lr"],
+            learning_rate=self.updater.rate,
             gradient_norm=norm,
             steps_per_s=steps_per_s,
             samples_per_s=samples_per_s,
@@ -272,8 +308,7 @@ class Trainer:
         """Go on from a checkpoint of this stage, written by any number of processes."""
         self.step, self.skipped = saved.position.step, saved.position.skipped
         if self.step > self.skipped:
-            self.gradients.zero()
-            optim.make_states(self.optimizer, self.step - self.skipped)
+            self.updater.prepare(self.step - self.skipped)
         for group, tensors in self._groups().items():
             if group in saved.groups:
                 saved.fill(group, tensors, self.around.ranks)
@@ -285,11 +320,14 @@ class Trainer:
         groups: dict[str, Mapping[str, Tensor]] = {"weights": self.student.state_dict()}
         if self.average is not None:
             groups["average"] = self.average.weights
-        return groups | optim.states(self.optimizer, self.parameters)
+        return groups | {group: held for group, held in self.updater.moments().items() if held}
 
 
 def _precision(precision: str, device: torch.device) -> torch.autocast | nullcontext[None]:
-    return torch.autocast(device.type, torch.bfloat16) if precision == "bf16" else nullcontext()
+    """Nothing is kept for a second use: a weight serves once in a pass, and copies of all take gigabytes."""
+    if precision == "fp32":
+        return nullcontext()
+    return torch.autocast(device.type, torch.bfloat16, cache_enabled=False)
 
 
 def _batch_to(batch: Batch, device: torch.device) -> Batch:
