@@ -1,8 +1,8 @@
 """Carve SSD-1B and Vega from an SDXL of true size with random weights, distil, measure (`make full-size`).
 
-Needs 30 GB of disk, 20 GB of memory and no network. What is finished is kept, so the same command goes on where it was
-stopped; the figures are printed and written to FOLDER/figures.json. The folder itself is left for a look and
-can be removed.
+Needs 30 GB of disk, 20 GB of memory and no network. What is finished is kept, so the same command goes on
+where it was stopped; the figures are printed and written to FOLDER/figures.json. The folder itself is left for
+a look and can be removed.
 
     python scripts/full_size.py [--folder runs/full-size] [--repeats 3]
 """
@@ -118,7 +118,8 @@ def training_step(folder: Path) -> dict[str, object]:
     if memo.is_file():
         return dict(json.loads(memo.read_text()))
     command = [sys.executable, str(Path(__file__).with_name("full_step.py")), "--folder", str(folder)]
-    *table, figures = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.splitlines()
+    said = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+    *table, figures = said.splitlines()
     show.say("\n".join(table))
     write_atomic(memo, figures + "\n")
     return dict(json.loads(figures))

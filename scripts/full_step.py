@@ -147,6 +147,7 @@ def trained(folder: Path, side_px: int, n_steps: int) -> dict[str, object]:
     """Two steps with everything that a run does, checkpoint included."""
     place, clock = folder / "step", Clock()
     shutil.rmtree(place, ignore_errors=True)
+    place.mkdir(parents=True)
     plan = catalog.find("ssd-1b")
     stage = Stage.model_validate(
         {"name": "full", "plan": "ssd-1b", "start": "teacher", "teacher": "sdxl", "steps": n_steps}

@@ -1,7 +1,7 @@
 """Numbers in one byte each: 256 levels over seven decades, scaled block by block.
 
-The dynamic quantisation of "8-bit Optimizers via Block-wise Quantization" (arXiv:2110.02861, section 2). Knows
-tensors and levels. Does not know optimizers.
+The dynamic quantisation of "8-bit Optimizers via Block-wise Quantization" (arXiv:2110.02861, section 2).
+Knows tensors and levels. Does not know optimizers.
 """
 
 from __future__ import annotations
