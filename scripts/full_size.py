@@ -1,8 +1,8 @@
 """Carve SSD-1B and Vega from an SDXL of true size with random weights, distil, measure (`make full-size`).
 
 Needs 30 GB of disk, 20 GB of memory and no network. What is finished is kept, so the same command goes on
-where it was stopped; the figures are printed and written to FOLDER/figures.json. The folder itself is left for
-a look and can be removed.
+where it was stopped; the figures are printed and written to FOLDER/figures.json. The folder itself is left
+for a look and can be removed.
 
     python scripts/full_size.py [--folder runs/full-size] [--repeats 3]
 """

@@ -96,7 +96,7 @@ def test_a_stage_without_wishes_moves_after_the_backward_pass() -> None:
 
 @pytest.mark.parametrize("wish", [{"clip": 1.0}, {"clip": 0.0, "accumulate": 2}])
 def test_what_needs_all_gradients_at_once_is_refused(wish: dict[str, object]) -> None:
-    with pytest.raises(ValidationError, match="'update: backward' .* or 'update: step'"):
+    with pytest.raises(ValidationError, match=r"'update: backward' .* or 'update: step'"):
         tiny.stage(update="backward", **wish)
 
 
@@ -108,7 +108,7 @@ def test_a_loss_that_is_not_finite_stops_before_any_weight_moves(
     monkeypatch.setattr(InBackward, "_move", lambda self, name, parameter: moved.append(name))
     bad = torch.tensor(float("nan"), requires_grad=True)
     monkeypatch.setattr("ssd1b.distill.trainer.losses", lambda *_: LossParts(task=bad))
-    with pytest.raises(NonFiniteLossError, match="loss, task not finite. The weights were not touched"):
+    with pytest.raises(NonFiniteLossError, match=r"loss, task not finite\. The weights were not touched"):
         carry_out(run)
     assert not moved
 

@@ -138,13 +138,13 @@ class Stage(Strict):
     def _updates_within_the_backward_pass_see_no_sum(self) -> Stage:
         if self.update == "backward" and self.clip > 0.0:
             raise ValueError(
-                "'update: backward' cannot clip: the norm of all gradients is known only when all weights have "
-                "moved. Set 'clip: 0', or 'update: step'"
+                "'update: backward' cannot clip: the norm of all gradients is known only when all weights "
+                "have moved. Set 'clip: 0', or 'update: step'"
             )
         if self.update == "backward" and self.accumulate > 1:
             raise ValueError(
-                "'update: backward' moves the weights in every backward pass. Set 'accumulate: 1' and a larger "
-                "batch, or 'update: step'"
+                "'update: backward' moves the weights in every backward pass. Set 'accumulate: 1' and a "
+                "larger batch, or 'update: step'"
             )
         if self.parallel == "fsdp2" and (self.update, self.optimizer) != ("step", "adamw"):
             raise ValueError(
