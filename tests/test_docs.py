@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import io
+import json
 import re
 import shlex
 from collections.abc import Iterator
@@ -184,3 +185,14 @@ def test_every_link_of_a_page_leads_somewhere(page: Path) -> None:
     links = [link for link in LINK.findall(page.read_text()) if "://" not in link]
     broken = [link for link in links if not (page.parent / link).exists()]
     assert not broken, f"{page.name} links to {broken}"
+
+
+def test_the_training_figures_on_the_page_are_the_recorded_ones() -> None:
+    page = (ROOT / "docs" / "distill.md").read_text()
+    step = json.loads((ROOT / "docs" / "full-size.json").read_text())["training_step"]
+    assert step["peak_bytes"] <= step["limit_bytes"]
+    last = step["steps"][-1]
+    shown = [f"{last[part]:.1f} s" for part in last if part.endswith("_s")]
+    shown += [f"{step[key] / 1e9:.1f} GB" for key in ("peak_bytes", "with_checkpoint_peak_bytes")]
+    shown += [f"{size / 1e9:.2f} GB" for size in step["parts_bytes"].values() if size]
+    assert not [figure for figure in shown if figure not in page]
