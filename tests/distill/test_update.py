@@ -100,6 +100,11 @@ def test_what_needs_all_gradients_at_once_is_refused(wish: dict[str, object]) ->
         tiny.stage(update="backward", **wish)
 
 
+def test_taps_inside_of_compiled_blocks_are_refused() -> None:
+    with pytest.raises(ValidationError, match="'compile' hides"):
+        tiny.stage(compile=True, loss={"feature_level": "self-attention"})
+
+
 def test_a_loss_that_is_not_finite_stops_before_any_weight_moves(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

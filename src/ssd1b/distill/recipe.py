@@ -135,6 +135,14 @@ class Stage(Strict):
         return self
 
     @model_validator(mode="after")
+    def _taps_are_heard(self) -> Stage:
+        if self.compile and self.loss.feature > 0 and self.loss.feature_level == "self-attention":
+            raise ValueError(
+                "'compile' hides what 'feature_level: self-attention' reads; leave one of them out"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _updates_within_the_backward_pass_see_no_sum(self) -> Stage:
         if self.update == "backward" and self.clip > 0.0:
             raise ValueError(
