@@ -299,6 +299,7 @@ def test_the_teacher_is_in_its_own_numbers_and_in_no_optimizer_or_checkpoint(
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
+@pytest.mark.filterwarnings("ignore")  # torch's compiler warns of itself, and looks at .grad of everything
 def test_compiled_blocks_give_the_losses_of_plain_ones(teacher: Path, tmp_path: Path) -> None:
     shared = {"start": "teacher", "teacher": str(teacher), "steps": 2, "batch": 1}
     plain = tiny.run(tmp_path / "plain", tiny.stage(**shared))
