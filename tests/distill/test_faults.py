@@ -219,7 +219,7 @@ def test_a_teacher_whose_answers_alone_count_may_have_other_layers(tmp_path: Pat
     write_model(half.unet_config(), tiny.shaken(from_scratch(half, 1)).state_dict(), None, folder, ["test"])
     shared = {"plan": "mini-vega", "teacher": str(folder), "steps": 1, "batch": 2}
     assert carry_out(tiny.run(tmp_path / "run", tiny.stage(loss={"feature": 0.0}, **shared)))
-    with pytest.raises(LayoutError, match="(?s)Stage 'one'.*mini-vega"):
+    with pytest.raises(LayoutError, match=r"(?s)Stage 'one'.*mini-vega"):
         carry_out(tiny.run(tmp_path / "tapped", tiny.stage(**shared)))
 
 

@@ -22,6 +22,7 @@ from ssd1b.distill.recipe import Stage
 from ssd1b.distill.shards import ShardedGradients
 
 MakeRule = Callable[[Parameters], Rule]
+Gradients = FlatGradients | ShardedGradients
 
 
 class GradientError(ArithmeticError):
@@ -67,9 +68,7 @@ class AfterBackward:
 
     early = False
 
-    def __init__(
-        self, parameters: Parameters, rule: MakeRule, ranks: Ranks, gradients: FlatGradients | ShardedGradients
-    ) -> None:
+    def __init__(self, parameters: Parameters, rule: MakeRule, ranks: Ranks, gradients: Gradients) -> None:
         """Make room for all gradients, or for this process's share of them."""
         self.gradients = gradients
         self.rule, self.ranks, self.rate = rule(parameters), ranks, 0.0
