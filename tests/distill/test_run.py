@@ -291,9 +291,9 @@ def test_the_teacher_is_in_its_own_numbers_and_in_no_optimizer_or_checkpoint(
     assert {each.dtype for each in its} == {torch.bfloat16} and not any(each.requires_grad for each in its)
     assert {each.dtype for each in trained.values()} == {torch.float32}
     assert not {each.data_ptr() for each in its} & {each.data_ptr() for each in trained.values()}
-    saved, _ = checkpoint.newest(run.folder / "steps")
+    saved, _ = checkpoint.newest(run.folder / "steps", Ranks())
     names = set(load_unet(run.student, device=torch.device("cpu"), dtype=torch.float32).state_dict())
-    assert saved is not None and all(tensors.keys() <= names for tensors in saved.tensors.values())
+    assert saved is not None and all(saved.read(group).keys() <= names for group in saved.groups)
     assert len(names) < len(its), "the teacher has layers that no checkpoint knows"
 
 
