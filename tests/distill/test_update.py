@@ -114,7 +114,7 @@ def test_a_loss_that_is_not_finite_stops_before_any_weight_moves(
     monkeypatch.setattr(InBackward, "_move", lambda self, name, parameter: moved.append(name))
     bad = torch.tensor(float("nan"), requires_grad=True)
     monkeypatch.setattr("ssd1b.distill.trainer.losses", lambda *_: LossParts(task=bad))
-    with pytest.raises(NonFiniteLossError, match="loss, task not finite.* The weights were not touched"):
+    with pytest.raises(NonFiniteLossError, match=r"loss, task not finite.* The weights were not touched"):
         carry_out(run)
     assert not moved
 
