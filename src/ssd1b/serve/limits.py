@@ -38,6 +38,15 @@ class Limits:
     waiting_of_client: int = 32
     kept_pictures: int = 2000
 
+    def refuse_count(self, count: int) -> None:
+        """Let a number of pictures through, or not.
+
+        Raises:
+            RequestError: too many, or none.
+        """
+        if not 1 <= count <= self.count:
+            raise RequestError(f"This server makes 1 to {self.count} pictures; {count} were asked for.")
+
     def refuse(self, requests: Sequence[Request]) -> None:
         """Let a job through, or not.
 
