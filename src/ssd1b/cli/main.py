@@ -40,6 +40,7 @@ SECTIONS: dict[str, tuple[Verb, ...]] = {
         Verb("show",     "picture",  "print what a picture was asked to be"),
         Verb("evaluate", "evaluate", "measure how well a model does what it is told"),
         Verb("compare",  "compare",  "put two models side by side in one report"),
+        Verb("serve",    "serve",    "a page and an HTTP server: OpenAI's and A1111's APIs, jobs, a gallery"),
         Verb("bench",    "bench",    "time engines on this machine, at true size, without downloads"),
     ),
     "The miniature": (

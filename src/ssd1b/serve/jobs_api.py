@@ -60,7 +60,7 @@ class JobWish(BaseModel):
 
 
 @router.get("/about")
-async def about(request: Request) -> dict[str, object]:
+def about(request: Request) -> dict[str, object]:
     """What the page needs to know: models with their defaults and sizes, samplers, limits."""
     desk = desk_of(request)
     limits = desk.settings.limits
@@ -87,7 +87,7 @@ def _about_model(desk: Desk, name: str) -> dict[str, object]:
 
 
 @router.post("/jobs", status_code=202)
-async def add(
+def add(
     request: Request, asked: JobWish, idempotency_key: Annotated[str, Header(max_length=200)] = ""
 ) -> JSONResponse:
     """Put a job into the queue; the same key again answers with the same job."""
@@ -97,14 +97,14 @@ async def add(
 
 
 @router.get("/jobs")
-async def jobs(request: Request, limit: Annotated[int, Query(ge=1, le=500)] = 100) -> dict[str, object]:
+def jobs(request: Request, limit: Annotated[int, Query(ge=1, le=500)] = 100) -> dict[str, object]:
     """The newest jobs."""
     desk = desk_of(request)
     return {"jobs": [job_data(desk, job) for job in desk.store.jobs(limit=limit)]}
 
 
 @router.get("/jobs/{name}")
-async def job(request: Request, name: str) -> dict[str, object]:
+def job(request: Request, name: str) -> dict[str, object]:
     """One job as it stands."""
     desk = desk_of(request)
     return job_data(desk, desk.store.job(name))
@@ -130,14 +130,14 @@ async def events(request: Request, name: str) -> StreamingResponse:
 
 
 @router.post("/jobs/{name}/cancel")
-async def cancel(request: Request, name: str) -> dict[str, object]:
+def cancel(request: Request, name: str) -> dict[str, object]:
     """Cancel a job that waits or runs; one that has ended stays as it is."""
     desk = desk_of(request)
     return job_data(desk, desk.cancel(name))
 
 
 @router.get("/pictures")
-async def pictures(
+def pictures(
     request: Request, limit: Annotated[int, Query(ge=1, le=500)] = 60, before: float | None = None
 ) -> dict[str, object]:
     """The gallery, newest first; `before` is the `created` of the last one that is known."""
@@ -146,7 +146,7 @@ async def pictures(
 
 
 @router.get("/pictures/{name}", response_class=Response)
-async def picture(request: Request, name: str) -> Response:
+def picture(request: Request, name: str) -> Response:
     """A picture, as PNG with its request inside; it never changes."""
     data = desk_of(request).store.png(name)
     return Response(
@@ -155,7 +155,7 @@ async def picture(request: Request, name: str) -> Response:
 
 
 @router.delete("/pictures/{name}", status_code=204)
-async def remove(request: Request, name: str) -> Response:
+def remove(request: Request, name: str) -> Response:
     """Take a picture out of the gallery for good."""
     desk_of(request).store.remove(name)
     return Response(status_code=204)

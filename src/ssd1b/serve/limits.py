@@ -21,6 +21,7 @@ class Limits:
         side_px: of a picture's width and height.
         pixels: of one picture.
         steps: UNet calls of one picture.
+        upload_pixels: of a picture that is sent in, looked at before it is decoded.
         count: pictures of one job.
         work: pixels times steps, over all pictures of a job.
         waiting: jobs in the queue; more are turned away until one is done.
@@ -31,6 +32,7 @@ class Limits:
     body_bytes: int = 24 << 20
     side_px: int = 2048
     pixels: int = 1536 * 1536
+    upload_pixels: int = 4096 * 4096
     steps: int = 150
     count: int = 10
     work: int = 1024 * 1024 * 50 * 10

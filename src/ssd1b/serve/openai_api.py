@@ -1,4 +1,4 @@
-"""OpenAI's images API, as its own client speaks it: models, generations, and partial pictures while they form.
+"""OpenAI's images API, as its own client speaks it: models, generations, partial pictures while they form.
 
 Beyond it, under the names that other servers use as well: seed, num_inference_steps, guidance_scale,
 negative_prompt, scheduler. Fields that mean nothing here (quality, style, user ...) are read and left aside.
@@ -7,6 +7,7 @@ Does not know how pictures are made.
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import io
 import time
@@ -70,14 +71,14 @@ class Generation(BaseModel):
 
 
 @router.get("/models")
-async def models(request: Request) -> dict[str, object]:
+def models(request: Request) -> dict[str, object]:
     """The models that are offered, the default one first."""
     names = desk_of(request).residence.names
     return {"object": "list", "data": [_model(name) for name in names]}
 
 
 @router.get("/models/{name:path}")
-async def model(request: Request, name: str) -> dict[str, object]:
+def model(request: Request, name: str) -> dict[str, object]:
     """One of them."""
     return _model(desk_of(request).residence.about(name).name)
 
@@ -94,7 +95,7 @@ async def generations(
     desk = desk_of(request)
     if asked.stream and (asked.n or 1) > 1:
         raise RequestError("Pictures are streamed one at a time: leave n at 1, or stream out.")
-    job = desk.accept(asked.wish(client_of(request), idempotency_key))
+    job = await asyncio.to_thread(desk.accept, asked.wish(client_of(request), idempotency_key))
     if asked.stream:
         answer = _streamed(desk, job, asked, request)
         return StreamingResponse(

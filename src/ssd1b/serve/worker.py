@@ -47,6 +47,7 @@ class Measured:
     pictures: int = 0
     steps: int = 0
     step_seconds: float = 0.0
+    wait_seconds: float = 0.0
     jobs: dict[str, int] = field(default_factory=dict)
     recent_job_s: float = 5.0
 
@@ -115,6 +116,7 @@ class Worker:
     def _run(self, job: Job) -> None:
         """Make one job's pictures; whatever happens, it gets an end and its listeners hear of it."""
         start = time.monotonic()
+        self.measured.wait_seconds += max(0.0, (job.started or job.created) - job.created)
         self.broker.tell(Event(job.id, "started"))
         state, error = State.DONE, ""
         try:
