@@ -77,8 +77,8 @@ def _run(desk: object, settings: Settings) -> None:
     from ssd1b.serve.desk import Desk
 
     assert isinstance(desk, Desk), "made by `command`"
-    listener = _listener(settings.host, settings.port)
-    name, port = listener.getsockname()[:2]
+    ear = listener(settings.host, settings.port)
+    name, port = ear.getsockname()[:2]
     where = f"[{name}]" if ":" in name else name
     show.say(f"Serving {', '.join(desk.residence.names)} at http://{where}:{port} (Ctrl-C stops).")
     config = uvicorn.Config(
@@ -88,25 +88,25 @@ def _run(desk: object, settings: Settings) -> None:
         server_header=False,
         timeout_graceful_shutdown=10,
     )
-    with listener:
-        uvicorn.Server(config).run(sockets=[listener])
+    with ear:
+        uvicorn.Server(config).run(sockets=[ear])
 
 
-def _listener(host: str, port: int) -> socket.socket:
+def listener(host: str, port: int) -> socket.socket:
     """A listening socket.
 
     Raises:
         RequestError: the address is taken, or not this machine's.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    ear = socket.socket(family, socket.SOCK_STREAM)
+    ear.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
-        listener.bind((host, port))
-        listener.listen(128)
+        ear.bind((host, port))
+        ear.listen(128)
     except OSError as error:
-        listener.close()
+        ear.close()
         raise RequestError(
-            f"Cannot listen on {host}:{port} ({error.strerror}). Is a server there already? Give another --port."
+            f"Cannot listen on {host}:{port} ({error.strerror}). Is a server there already? Give --port."
         ) from error
-    return listener
+    return ear

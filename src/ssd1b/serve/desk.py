@@ -6,6 +6,7 @@ Knows store, residence, worker and broker. Does not know what requests and answe
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -116,18 +117,18 @@ class Desk:
             UnknownJobError: no such job.
         """
         with self.broker.listening(name) as queue:
-            job = await asyncio.to_thread(self.store.job, name)
+            job, looked = await asyncio.to_thread(self.store.job, name), time.monotonic()
             while not job.state.final:
-                try:
-                    event = await asyncio.wait_for(queue.get(), LOOK_EVERY_S)
-                except TimeoutError:
+                event = await _next(queue)
+                # Looked at by the clock, not when nothing comes: steps may come faster than that.
+                if time.monotonic() - looked >= LOOK_EVERY_S:
                     if await gone():
                         return
-                    job = await asyncio.to_thread(self.store.job, name)
-                    continue
-                if event.kind in _ENDS:
+                    job, looked = await asyncio.to_thread(self.store.job, name), time.monotonic()
+                if event is not None and event.kind in _ENDS:
                     break
-                yield event
+                if event is not None:
+                    yield event
             job = await asyncio.to_thread(self.store.job, name)
             yield Event(name, job.state.value, {"error": job.error} if job.error else {})
 
@@ -150,6 +151,14 @@ class Desk:
         """The job as it stands when nobody waits for it any longer."""
         job = self.store.job(name)
         return job if job.state.final else self.cancel(name)
+
+
+async def _next(queue: asyncio.Queue[Event]) -> Event | None:
+    """The next event, or None when none comes for a while."""
+    try:
+        return await asyncio.wait_for(queue.get(), LOOK_EVERY_S)
+    except TimeoutError:
+        return None
 
 
 _ENDS = frozenset(state.value for state in State if state.final)

@@ -50,8 +50,8 @@ def _text(desk: Desk) -> str:
         *_metric("step_seconds_total", "counter", "Time spent in them.", {"": seen.step_seconds}),
         *_metric("refused_total", "counter", "Requests turned away, by reason.",
                  _labelled("reason", desk.refused.by_reason)),
-        *_metric("load_seconds", "gauge", "What loading the last model took.", {"": desk.residence.load_seconds}),
-        *_metric("resident_bytes", "gauge", "Memory held.", {"": psutil.Process().memory_info().rss}),
+        *_metric("load_seconds", "gauge", "Loading the last model.", {"": desk.residence.load_seconds}),
+        *_metric("resident_bytes", "gauge", "Memory.", {"": psutil.Process().memory_info().rss}),
     ]  # fmt: skip
     return "\n".join(lines) + "\n"
 

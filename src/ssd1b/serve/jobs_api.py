@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from ssd1b.base.units import aspects_of
 from ssd1b.generate import schedulers
 from ssd1b.generate.asked import Asked, Savings
+from ssd1b.plan.count import parameters
 from ssd1b.serve.asking import Wish, sizes
 from ssd1b.serve.desk import Desk
 from ssd1b.serve.jobs import Job, Picture, State
@@ -82,6 +83,7 @@ def _about_model(desk: Desk, name: str) -> dict[str, object]:
         "steps": defaults.steps,
         "guidance": defaults.guidance,
         "scheduler": defaults.scheduler,
+        "parameters": parameters(known.shape),
         "aspects": {aspect: list(size) for aspect, size in aspects_of(known.shape.sample_size).items()},
     }
 

@@ -10,9 +10,17 @@ export function clear() {
   $("caption").replaceChildren();
 }
 
+// Shown at its own size, a small one larger: a miniature would be lost in the middle.
+function picture(src, alt, width, height) {
+  const image = make("img", { src: src || null, alt, width, height });
+  image.style.aspectRatio = `${width} / ${height}`;
+  image.style.setProperty("--height", `${height}px`);
+  return image;
+}
+
 // A picture that is being made: one image that is exchanged, at its final size from the start.
 export function forming(width, height) {
-  const image = make("img", { class: "forming", alt: "The picture while it forms", width, height });
+  const image = picture("", "The picture while it forms", width, height);
   let there = false;
   return (url) => {
     image.src = url;
@@ -22,7 +30,7 @@ export function forming(width, height) {
 
 export async function finished(pictures, actions) {
   const images = await Promise.all(pictures.map(async (each) =>
-    make("img", { src: await pictureUrl(each.url), alt: each.request.prompt, width: each.request.width, height: each.request.height })));
+    picture(await pictureUrl(each.url), each.request.prompt, each.request.width, each.request.height)));
   $("canvas").replaceChildren(images.length === 1 ? images[0] : make("div", { class: "tiles" }, ...images));
   const first = pictures[0];
   const said = `${first.request.width} × ${first.request.height}, ${first.request.steps} steps, seed ${first.request.seed}, ${first.request.model}, ${seconds(first.seconds)}`;
