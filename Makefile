@@ -12,7 +12,7 @@ STAMP    := $(VENV)/.installed
 PYTEST   := $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-all lint full-size clean
+.PHONY: help setup demo serve test test-all lint full-size clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -20,7 +20,7 @@ help: ## list the targets
 $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --disable-pip-version-check --progress-bar off -q $(PIP_ARGS) \
-		-c constraints.txt -e '.[dev,openvino]'
+		-c constraints.txt -e '.[dev,openvino,serve]'
 	touch $@
 
 setup: $(STAMP) ## make .venv with everything in it
@@ -28,6 +28,9 @@ setup: $(STAMP) ## make .venv with everything in it
 
 demo: $(STAMP) ## carve, distil for a few minutes, compare: ends with a report
 	$(BIN)/ssd1b demo
+
+serve: $(STAMP) ## a page in the browser, with the miniatures: http://127.0.0.1:7860
+	$(BIN)/ssd1b serve
 
 test: $(STAMP) ## the quick tests
 	$(PYTEST) -m "not slow"

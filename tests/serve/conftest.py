@@ -30,10 +30,10 @@ class Serving:
 
 
 @contextmanager
-def serving(settings: Settings) -> Iterator[Serving]:
+def serving(settings: Settings, port: int = 0) -> Iterator[Serving]:
     """Run a server in a thread of this process until the block ends."""
     desk = Desk(settings, EngineWish("torch"))
-    with listener("127.0.0.1", 0) as socket:
+    with listener("127.0.0.1", port) as socket:
         port = socket.getsockname()[1]
         server = uvicorn.Server(uvicorn.Config(application(desk), log_level="error", access_log=False))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [socket]}, daemon=True)
