@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from tests.serve.conftest import Serving, serving
 
-from ssd1b.generate.load import load
+from ssd1b.generate.load import EngineWish, load
 from ssd1b.generate.picture import png_bytes
 from ssd1b.generate.pipeline import sample
 from ssd1b.generate.request import Request
@@ -65,7 +65,8 @@ def one(server: Serving, number: int) -> str:
 def test_five_hundred_mixed_requests_of_sixteen_clients(models: tuple[str, str], tmp_path: Path) -> None:
     settings = Settings(tmp_path, models, limits=Limits(waiting=64))
     with serving(settings) as server:
-        list(map(lambda number: one(server, number), range(1000, 1040)))
+        for number in range(1000, 1040):
+            one(server, number)
         gc.collect()
         before = psutil.Process().memory_info().rss
         with ThreadPoolExecutor(CLIENTS) as pool:
@@ -90,9 +91,9 @@ def test_five_hundred_mixed_requests_of_sixteen_clients(models: tuple[str, str],
 @pytest.mark.timeout(600)
 def test_what_the_server_adds_to_the_bare_pipeline(models: tuple[str, str], tmp_path: Path) -> None:
     """Prints a ratio, in turns; that it is small is for a person to read, a busy machine would fail it."""
-    model = load("mini-ssd")
-    request = Request(prompt="a fox", width=128, height=128, steps=10, guidance=3.0, scheduler="euler", seed=1,
-                      model="mini-ssd")  # fmt: skip
+    model = load("mini-ssd", wish=EngineWish("torch"))
+    wanted = {"prompt": "a fox", "width": 128, "height": 128, "steps": 10, "guidance": 3.0, "seed": 1}
+    request = Request(**wanted, scheduler="euler", model="mini-ssd")  # type: ignore[arg-type]
     body = {"prompt": "a fox", "size": "128x128", "num_inference_steps": 10, "guidance_scale": 3.0, "seed": 1,
             "scheduler": "euler", "response_format": "url"}  # fmt: skip
     bare, served = [], []
