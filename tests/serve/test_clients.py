@@ -74,6 +74,33 @@ def test_what_is_wrong_is_said_in_openais_words(
     assert said in refused.value.message and refused.value.code
 
 
+def png(image: Image.Image) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def test_openais_client_paints_over_a_picture_where_the_mask_is_transparent(client: openai.OpenAI) -> None:
+    green = Image.new("RGB", (64, 64), (0, 200, 0))
+    mask = Image.new("RGBA", (64, 64), (0, 0, 0, 255))
+    mask.paste((0, 0, 0, 0), (32, 0, 64, 64))
+    given = {"model": "tiny", "image": ("a.png", png(green)), "prompt": "a fox", "size": "64x64"}
+    part = client.images.edit(**given, mask=("m.png", png(mask)), extra_body=SMALL)  # type: ignore[call-overload]
+    found = picture(part.data[0].b64_json)
+    assert found.crop((0, 0, 32, 64)).getcolors() == [(32 * 64, (0, 200, 0))]
+    assert len(found.crop((32, 0, 64, 64)).getcolors(9999) or []) > 10
+    whole = client.images.edit(**given, extra_body=SMALL | {"strength": 1.0})  # type: ignore[call-overload]
+    assert picture(whole.data[0].b64_json).getpixel((0, 0)) != (0, 200, 0)
+    with pytest.raises(openai.BadRequestError, match="cannot be read"):
+        client.images.edit(**{**given, "image": ("a.png", b"no picture")}, extra_body=SMALL)  # type: ignore[call-overload]
+
+
+def test_a_picture_that_claims_too_many_pixels_is_not_decoded(client: openai.OpenAI) -> None:
+    wide = png(Image.new("1", (5000, 5000)))
+    with pytest.raises(openai.BadRequestError, match="too large"):
+        client.images.edit(model="tiny", image=("a.png", wide), prompt="a fox", extra_body=SMALL)
+
+
 @pytest.mark.parametrize("kind, name", [("jpeg", "JPEG"), ("webp", "WEBP"), ("png", "PNG")])
 def test_other_formats_are_written(client: openai.OpenAI, kind: str, name: str) -> None:
     made = client.images.generate(
@@ -101,6 +128,19 @@ def test_a1111s_client_makes_pictures_and_reads_them(server: Serving) -> None:
     api.util_set_model("other")
     assert api.get_options()["sd_model_checkpoint"] == "other"
     assert api.get_progress()["progress"] == 0.0
+
+
+def test_a1111s_client_paints_over_a_picture(server: Serving) -> None:
+    api = webuiapi.WebUIApi(host="127.0.0.1", port=server.port)
+    green, mask = Image.new("RGB", (64, 64), (0, 200, 0)), Image.new("L", (64, 64), 0)
+    mask.paste(255, (32, 0, 64, 64))
+    made = api.img2img(prompt="an owl", images=[green], mask_image=mask, denoising_strength=1.0, steps=2,
+                       width=64, height=64, seed=3)  # fmt: skip
+    assert made.image.crop((0, 0, 32, 64)).getcolors() == [(32 * 64, (0, 200, 0))]
+    assert made.image.getpixel((48, 32)) != (0, 200, 0)
+    body = {"prompt": "x", "init_images": ["https://evil.example/a.png"]}
+    answer = httpx.post(f"{server.url}/sdapi/v1/img2img", json=body)
+    assert answer.status_code == 400 and "not fetched" in answer.json()["detail"]
 
 
 def test_progress_answers_and_interrupt_stops_while_a_picture_is_made(server: Serving) -> None:

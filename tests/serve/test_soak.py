@@ -18,7 +18,7 @@ from hypothesis import settings as hypothesis_settings
 from tests.serve.conftest import Serving, serving
 
 from ssd1b.generate.load import EngineWish, load
-from ssd1b.generate.picture import png_bytes
+from ssd1b.generate.picture import picture_bytes
 from ssd1b.generate.pipeline import sample
 from ssd1b.generate.request import Request
 from ssd1b.serve.jobs import State
@@ -100,7 +100,7 @@ def test_what_the_server_adds_to_the_bare_pipeline(models: tuple[str, str], tmp_
     with serving(Settings(tmp_path, ("mini-ssd",))) as server:
         for round_ in range(13):
             start = time.perf_counter()
-            png_bytes(sample(model, [request])[0], request)
+            picture_bytes(sample(model, [request])[0], request)
             middle = time.perf_counter()
             answer = httpx.post(f"{server.url}/v1/images/generations", json=body, timeout=300)
             if round_:

@@ -13,6 +13,7 @@ import base64
 import binascii
 import io
 import json
+from dataclasses import replace
 from typing import Annotated, Any
 
 import psutil
@@ -23,9 +24,11 @@ from pydantic import BaseModel, ConfigDict, Field
 from ssd1b.base.errors import RequestError
 from ssd1b.generate import schedulers
 from ssd1b.generate.asked import Asked
-from ssd1b.generate.picture import PARAMETERS, parameters
-from ssd1b.serve.asking import Wish, sizes
+from ssd1b.generate.infotext import parameters
+from ssd1b.generate.picture import PARAMETERS
+from ssd1b.serve.asking import Wish, bytes_of, canvas_of, sizes
 from ssd1b.serve.jobs import Job
+from ssd1b.serve.limits import Limits
 from ssd1b.serve.wire import client_of, desk_of
 
 router = APIRouter(prefix="/sdapi/v1", tags=["A1111"])
@@ -75,6 +78,28 @@ class TextToImage(BaseModel):
         return Wish(asked, model, self.batch_size * self.n_iter, client, dialect="a1111")
 
 
+class ImageToImage(TextToImage):
+    """The body of img2img: a picture, and where a mask is white it is painted anew."""
+
+    init_images: Annotated[list[str], Field(min_length=1, max_length=1)]
+    mask: str | None = None
+    denoising_strength: Annotated[float, Field(gt=0, le=1)] = 0.75
+    inpainting_mask_invert: Annotated[int, Field(ge=0, le=1)] = 0
+
+    def painted(self, wish: Wish, limits: Limits) -> Wish:
+        """The wish with its picture; without a size it keeps the model's own.
+
+        Raises:
+            RequestError: the picture or its mask cannot be read, or the mask is to be turned around.
+        """
+        if self.inpainting_mask_invert:
+            raise RequestError("'inpainting_mask_invert' is not to be had here; send the mask turned around.")
+        mask = bytes_of(self.mask) if self.mask else None
+        canvas = canvas_of(bytes_of(self.init_images[0]), mask, limits)
+        asked = replace(wish.asked, canvas=canvas, more={"strength": self.denoising_strength})
+        return replace(wish, asked=asked)
+
+
 def _scheduler(sampler: str, schedule: str | None) -> str:
     """Our name of A1111's sampler: by itself ("DPM++ 2M Karras") or with its schedule apart.
 
@@ -100,6 +125,19 @@ async def txt2img(request: Request, asked: TextToImage) -> dict[str, object]:
     done = await desk.finished(job.id, request.is_disconnected)
     images = [base64.b64encode(desk.store.png(picture.id)).decode() for picture in done.pictures]
     return {"images": images, "parameters": asked.model_dump(), "info": json.dumps(_info(done))}
+
+
+@router.post("/img2img")
+async def img2img(request: Request, asked: ImageToImage) -> dict[str, object]:
+    """Paint over a picture, or over a part of it."""
+    desk = desk_of(request)
+    wish = asked.wish(client_of(request), _chosen(request))
+    wish = await asyncio.to_thread(asked.painted, wish, desk.settings.limits)
+    job = await asyncio.to_thread(desk.accept, wish)
+    done = await desk.finished(job.id, request.is_disconnected)
+    images = [base64.b64encode(desk.store.png(picture.id)).decode() for picture in done.pictures]
+    parameters_ = asked.model_dump(exclude={"init_images", "mask"})
+    return {"images": images, "parameters": parameters_, "info": json.dumps(_info(done))}
 
 
 def _info(job: Job) -> dict[str, object]:

@@ -5,10 +5,15 @@ The three dialects say the same things under other names; this is where they mee
 
 from __future__ import annotations
 
+import base64
+import binascii
+import io
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, cast
 
+from ssd1b.base.errors import DamagedFileError, RequestError
 from ssd1b.generate.asked import Asked, completed
+from ssd1b.generate.canvas import Canvas, opened, read_canvas
 from ssd1b.serve.jobs import Order
 from ssd1b.serve.limits import Limits
 from ssd1b.serve.residence import Residence
@@ -50,6 +55,51 @@ def order_of(wish: Wish, residence: Residence, limits: Limits) -> Order:
     requests = completed(wish.asked, cast("Model", known), wish.count)
     limits.refuse(requests)
     return Order(wish.client, known.name, requests, wish.key, wish.dialect)
+
+
+def canvas_of(image: bytes, mask: bytes | None, limits: Limits) -> Canvas:
+    """What a client sent to be painted over; measured before it is decoded.
+
+    A mask with transparent places, as OpenAI has it, is painted anew there; one without, as A1111 has it,
+    where it is white.
+
+    Raises:
+        RequestError: too many pixels, no picture, or a mask that does not fit.
+    """
+    for data in (image, *([mask] if mask else [])):
+        try:
+            with opened(data) as picture:
+                if picture.width * picture.height > limits.upload_pixels:
+                    said = f"{picture.width}x{picture.height}"
+                    raise RequestError(f"A picture of {said} pixels is too large to be read here.")
+        except DamagedFileError as error:
+            raise RequestError(str(error)) from error
+    try:
+        return read_canvas(image, None if mask is None else _black_and_white(mask))
+    except DamagedFileError as error:
+        raise RequestError(str(error)) from error
+
+
+def _black_and_white(mask: bytes) -> bytes:
+    with opened(mask) as picture:
+        if not picture.has_transparency_data:
+            return mask
+        holes = picture.convert("RGBA").getchannel("A").point([255 * (level < 128) for level in range(256)])
+    buffer = io.BytesIO()
+    holes.save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def bytes_of(text: str) -> bytes:
+    """A picture out of base64, with or without "data:image/png;base64," before it.
+
+    Raises:
+        RequestError: it is none; addresses are not fetched.
+    """
+    try:
+        return base64.b64decode(text.rpartition(",")[2], validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise RequestError("A picture must be sent as base64; addresses are not fetched.") from error
 
 
 def sizes(asked: Asked, width: int | None, height: int | None) -> Asked:

@@ -79,6 +79,8 @@ class Desk:
         """
         try:
             order = order_of(wish, self.residence, self.settings.limits)
+            if wish.asked.canvas is not None:
+                self.store.keep_canvas(wish.asked.canvas)
             job = self.store.add(order, self.seconds_until_room)
         except UserError as problem:
             self.refused.count("queue_full" if isinstance(problem, QueueFullError) else "invalid")

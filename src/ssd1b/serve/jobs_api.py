@@ -6,7 +6,7 @@ Does not know how pictures are made.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from typing import Annotated
+from typing import Annotated, Literal
 
 from fastapi import APIRouter, Header, Query, Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
@@ -14,11 +14,12 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from ssd1b.base.units import aspects_of
 from ssd1b.generate import schedulers
-from ssd1b.generate.asked import Asked, Savings
+from ssd1b.generate.asked import Asked
 from ssd1b.plan.count import parameters
-from ssd1b.serve.asking import Wish, sizes
+from ssd1b.serve.asking import Wish, bytes_of, canvas_of, sizes
 from ssd1b.serve.desk import Desk
 from ssd1b.serve.jobs import Job, Picture, State
+from ssd1b.serve.limits import Limits
 from ssd1b.serve.wire import client_of, desk_of, sse
 
 router = APIRouter(prefix="/v1", tags=["jobs"])
@@ -40,22 +41,36 @@ class JobWish(BaseModel):
     scheduler: str | None = None
     seed: Annotated[int, Field(ge=0, lt=2**63)] | None = None
     count: Annotated[int, Field(ge=1, le=100)] = 1
-    guidance_until: Annotated[float, Field(gt=0, le=1)] = 1.0
-    reuse: Annotated[int, Field(ge=1, le=20)] = 1
+    guidance_until: Annotated[float, Field(gt=0, le=1)] | None = None
+    reuse: Annotated[int, Field(ge=1, le=20)] | None = None
+    syntax: Literal["weighted", "plain"] | None = None
+    hires: Annotated[float, Field(ge=1, le=4)] | None = None
+    upscale: Annotated[int, Field(ge=1, le=4)] | None = None
+    image: str = Field("", description="A picture to paint over, as base64.")
+    mask: str = Field("", description="Where to paint it anew: white, or transparent; as base64.")
+    strength: Annotated[float, Field(gt=0, le=1)] | None = None
 
-    def wish(self, client: str, key: str) -> Wish:
-        """In the words of the desk."""
-        savings = Savings(self.guidance_until, self.reuse)
+    def wish(self, client: str, key: str, limits: Limits) -> Wish:
+        """In the words of the desk.
+
+        Raises:
+            RequestError: the picture or its mask cannot be read.
+        """
+        canvas = None
+        if self.image or self.mask:
+            mask = bytes_of(self.mask) if self.mask else None
+            canvas = canvas_of(bytes_of(self.image), mask, limits)
+        names = ("guidance_until", "reuse", "syntax", "hires", "upscale", "strength")
         asked = Asked(
-            self.prompt,
-            self.negative,
-            "",
-            self.aspect,
-            self.steps,
-            self.guidance,
-            self.scheduler,
-            self.seed,
-            savings,
+            prompt=self.prompt,
+            negative=self.negative,
+            aspect=self.aspect,
+            steps=self.steps,
+            guidance=self.guidance,
+            scheduler=self.scheduler,
+            seed=self.seed,
+            canvas=canvas,
+            more={name: getattr(self, name) for name in names},
         )
         return Wish(sizes(asked, self.width, self.height), self.model, self.count, client, key)
 
@@ -94,7 +109,7 @@ def add(
 ) -> JSONResponse:
     """Put a job into the queue; the same key again answers with the same job."""
     desk = desk_of(request)
-    job = desk.accept(asked.wish(client_of(request), idempotency_key))
+    job = desk.accept(asked.wish(client_of(request), idempotency_key, desk.settings.limits))
     return JSONResponse(job_data(desk, job), 202, headers={"location": f"/v1/jobs/{job.id}"})
 
 

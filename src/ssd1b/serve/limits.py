@@ -5,6 +5,7 @@ Everything is checked before a picture is decoded or a model is touched. Does no
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -60,19 +61,16 @@ class Limits:
                 f"This server makes 1 to {self.count} pictures; {len(requests)} were asked for."
             )
         for request in requests:
-            if max(request.width, request.height) > self.side_px:
-                raise RequestError(f"A side may have {self.side_px} pixels; {_size(request)} was asked for.")
-            if request.width * request.height > self.pixels:
-                raise RequestError(f"{_size(request)} has more than the {self.pixels} pixels allowed here.")
+            width, height = (side * request.upscale for side in request.hires_size)
+            if max(width, height) > self.side_px:
+                raise RequestError(f"A side may have {self.side_px} pixels; {width}x{height} was asked for.")
+            if width * height > self.pixels:
+                raise RequestError(f"{width}x{height} has more than the {self.pixels} pixels allowed here.")
             if request.steps > self.steps:
                 raise RequestError(f"{self.steps} steps are allowed here; {request.steps} were asked for.")
-        work = sum(request.width * request.height * request.steps for request in requests)
+        work = sum(math.prod(request.hires_size) * request.n_steps for request in requests)
         if work > self.work:
             raise RequestError(
                 f"This is {work / self.work:.1f} times the work of one job here (pixels x steps x pictures)."
                 " Ask for fewer pictures, steps or pixels."
             )
-
-
-def _size(request: Request) -> str:
-    return f"{request.width}x{request.height}"

@@ -12,16 +12,18 @@ import base64
 import io
 import time
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Header, Request
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, StreamingResponse
 from PIL import Image
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ssd1b.base.errors import RequestError
 from ssd1b.generate.asked import Asked
-from ssd1b.serve.asking import Wish
+from ssd1b.serve.asking import Wish, canvas_of
 from ssd1b.serve.desk import Desk, quietly_cancel
 from ssd1b.serve.doors import error_body
 from ssd1b.serve.jobs import Job, Picture
@@ -70,6 +72,13 @@ class Generation(BaseModel):
         return Wish(asked, self.model or "", self.n or 1, client, key, "openai")
 
 
+class Edit(Generation):
+    """The fields of an edit beside its picture and its mask, as they come in a form."""
+
+    strength: Annotated[float, Field(gt=0, le=1)] | None = None
+    input_fidelity: str | None = None
+
+
 @router.get("/models")
 def models(request: Request) -> dict[str, object]:
     """The models that are offered, the default one first."""
@@ -92,10 +101,44 @@ async def generations(
     request: Request, asked: Generation, idempotency_key: Annotated[str, Header(max_length=200)] = ""
 ) -> JSONResponse | StreamingResponse:
     """Make pictures; answered when all are there or, with `stream`, while they form."""
+    return await _made(request, asked, asked.wish(client_of(request), idempotency_key))
+
+
+@router.post("/images/edits", response_model=None)
+async def edits(
+    request: Request, idempotency_key: Annotated[str, Header(max_length=200)] = ""
+) -> JSONResponse | StreamingResponse:
+    """Paint over a picture (`image`), or anew where its `mask` is transparent; a form, as OpenAI has it.
+
+    Beyond it: `strength`, how much of the picture gives way (with a mask: all of it, if nothing is said).
+    """
+    async with request.form(max_files=3, max_fields=40, max_part_size=1 << 20) as form:
+        files = {
+            name.removesuffix("[]"): part for name, part in form.multi_items() if not isinstance(part, str)
+        }
+        fields = {name: part for name, part in form.multi_items() if isinstance(part, str)}
+        if "image" not in files or files.keys() - {"image", "mask"}:
+            raise RequestError("Send one picture as the file 'image' and, if you like, its 'mask'.")
+        image, mask = [await files[name].read() if name in files else None for name in ("image", "mask")]
+    try:
+        asked = Edit.model_validate(fields)
+    except ValidationError as error:
+        raise RequestValidationError(error.errors()) from error
+    limits = desk_of(request).settings.limits
+    canvas = await asyncio.to_thread(canvas_of, image or b"", mask, limits)
+    wish = asked.wish(client_of(request), idempotency_key)
+    strength = asked.strength or (1.0 if mask else None)
+    return await _made(
+        request, asked, replace(wish, asked=replace(wish.asked, canvas=canvas, more={"strength": strength}))
+    )
+
+
+async def _made(request: Request, asked: Generation, wish: Wish) -> JSONResponse | StreamingResponse:
+    """Queue a wish and answer with its pictures, or with the stream of them."""
     desk = desk_of(request)
     if asked.stream and (asked.n or 1) > 1:
         raise RequestError("Pictures are streamed one at a time: leave n at 1, or stream out.")
-    job = await asyncio.to_thread(desk.accept, asked.wish(client_of(request), idempotency_key))
+    job = await asyncio.to_thread(desk.accept, wish)
     if asked.stream:
         answer = _streamed(desk, job, asked, request)
         return StreamingResponse(
@@ -143,8 +186,9 @@ async def _streamed(desk: Desk, job: Job, asked: Generation, request: Request) -
 
 
 def _event(kind: str, data: str, job: Job, asked: Generation) -> dict[str, object]:
+    prefix = "image_edit" if isinstance(asked, Edit) else "image_generation"
     return {
-        "type": f"image_generation.{kind}",
+        "type": f"{prefix}.{kind}",
         "b64_json": data,
         "created_at": int(time.time()),
         **_facts(asked, job),

@@ -7,6 +7,7 @@ leaves each job either before it or after it. Does not know HTTP, threads that r
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import secrets
 import sqlite3
@@ -17,8 +18,11 @@ from pathlib import Path
 from threading import RLock
 from typing import Any
 
+from PIL import Image
+
 from ssd1b.base.errors import DamagedFileError
 from ssd1b.base.files import write_atomic
+from ssd1b.generate.canvas import Canvas, read_canvas
 from ssd1b.generate.request import Request, request_of
 from ssd1b.serve.jobs import Job, KeyReusedError, Order, Picture, QueueFullError, State, UnknownJobError
 from ssd1b.serve.limits import Limits
@@ -133,6 +137,29 @@ class Store:
                 f"{own if whose else every} jobs {whose}are waiting, and no more are taken. Try later.",
                 retry_after_s(every),
             )
+
+    def keep_canvas(self, canvas: Canvas) -> None:
+        """Keep what jobs paint over, under its hash, as long as the folder is there."""
+        for digest, image in canvas.by_digest().items():
+            path = self._canvas(digest)
+            if not path.is_file():
+                buffer = io.BytesIO()
+                image.save(buffer, "PNG")
+                write_atomic(path, buffer.getvalue())
+
+    def canvases(self, request: Request) -> dict[str, Image.Image]:
+        """What a request paints over, as `pipeline.sample` takes it.
+
+        Raises:
+            MissingFileError, DamagedFileError: its file is gone.
+        """
+        if not request.image:
+            return {}
+        mask = self._canvas(request.mask) if request.mask else None
+        return read_canvas(self._canvas(request.image), mask).by_digest()
+
+    def _canvas(self, digest: str) -> Path:
+        return self.folder / "canvases" / f"{digest}.png"
 
     def claim(self) -> Job | None:
         """Take the next job to run: clients take turns, each in its own order. None: nothing waits."""

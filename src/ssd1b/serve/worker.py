@@ -17,7 +17,7 @@ from threading import Thread
 from typing import TYPE_CHECKING
 
 from ssd1b.base.errors import UserError
-from ssd1b.generate.picture import png_bytes
+from ssd1b.generate.picture import picture_bytes
 from ssd1b.generate.pipeline import Cancelled, Step, sample
 from ssd1b.generate.preview import Previewer
 from ssd1b.serve.events import Broker, Event
@@ -144,14 +144,14 @@ class Worker:
             image = self._picture(job, model, request, number, total)
             self._refuse_to_go_on(job.id)
             seconds = time.monotonic() - start
-            picture = self.store.keep(job.id, request, png_bytes(image, request), seconds)
+            picture = self.store.keep(job.id, request, picture_bytes(image, request), seconds)
             self.measured.pictures += 1
             told = {"picture": picture.id, "number": number, "seconds": round(seconds, 3)}
             self.broker.tell(Event(job.id, "picture", told))
 
     def _picture(self, job: Job, model: Model, request: Request, number: int, total: int) -> Image:
         follow = self._follower(job.id, model, request, number, total)
-        return sample(model, [request], follow)[0]
+        return sample(model, [request], follow, self.store.canvases(request))[0]
 
     def _follower(
         self, job: str, model: Model, request: Request, number: int, total: int
