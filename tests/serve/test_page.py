@@ -116,6 +116,25 @@ DROP = """([bytes, name]) => {
 }"""
 
 
+def test_a_part_of_a_picture_is_painted_over(page: Page, server: Serving) -> None:
+    make(page, "a fox", "3")
+    page.get_by_role("button", name="Paint over", exact=True).click()
+    mask = page.get_by_role("img", name="Mask")
+    expect(mask).to_be_visible()
+    box = mask.bounding_box()
+    assert box is not None
+    page.mouse.move(box["x"] + box["width"] * 0.75, box["y"] + 2)
+    page.mouse.down()
+    page.mouse.move(box["x"] + box["width"] * 0.75, box["y"] + box["height"] - 2, steps=4)
+    page.mouse.up()
+    make(page, "an owl", "4", 6)
+    newest = server.desk.store.pictures(1)[0].request
+    assert newest.image and newest.mask and newest.strength == 0.6
+    page.get_by_role("button", name="Remove").click()
+    make(page, "a hen", "4")
+    assert not server.desk.store.pictures(1)[0].request.image
+
+
 def test_two_models_are_compared_on_one_seed(page: Page) -> None:
     page.get_by_role("tab", name="Compare").click()
     expect(page.get_by_label("Against")).to_have_value("other")

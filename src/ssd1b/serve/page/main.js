@@ -1,11 +1,12 @@
 // The page, wired together: tabs, keyboard, dropped files, theme, the queue.
 
-import { get, post } from "./api.js";
+import { call, get, post } from "./api.js";
 import { $, make } from "./dom.js";
 import * as form from "./form.js";
 import * as gallery from "./gallery.js";
 import { requestIn } from "./png.js";
 import * as run from "./run.js";
+import * as source from "./source.js";
 import * as stage from "./stage.js";
 
 const AXES = { steps: Number, guidance: Number, seed: Number, scheduler: String, model: String };
@@ -40,17 +41,18 @@ function setUpTabs() {
 
 const actions = {
   "Same settings": (picture) => form.restore(picture.request),
+  "Paint over": async (picture) => source.set(await (await call(picture.url)).blob()),
   "Compare": (picture) => { form.restore(picture.request); setMode("compare"); },
 };
 
 async function create() {
-  const wish = form.wish();
+  const wish = { ...form.wish(), ...(await source.fields()) };
   const job = await run.job(wish, { forming: stage.forming(wish.width, wish.height) });
   await stage.finished(job.pictures, actions);
 }
 
 async function compare() {
-  const wish = { ...form.wish(), count: 1 };
+  const wish = { ...form.wish(), ...(await source.fields()), count: 1 };
   const names = [$("model").value, $("model-b").value];
   const sides = [];
   for (const model of names) {
@@ -72,7 +74,7 @@ function axis(which) {
 async function grid() {
   const [x, y] = [axis("x"), axis("y")];
   const put = stage.grid(x, y);
-  const base = { ...form.wish(), count: 1 };
+  const base = { ...form.wish(), ...(await source.fields()), count: 1 };
   for (const [row, down] of y.values.entries()) {
     for (const [column, across] of x.values.entries()) {
       const wish = { ...base };
@@ -110,7 +112,8 @@ function setUpDrop() {
     const file = event.dataTransfer.files[0];
     if (!file) return;
     const request = await requestIn(file);
-    if (request) { form.restore(request); $("error").hidden = true; } else run.show(new Error(`${file.name} carries no settings of ssd1b.`));
+    if (request) { form.restore(request); $("error").hidden = true; return; }
+    if (!(await source.set(file).then(() => true, () => false))) { source.clear(); run.show(new Error(`${file.name} carries no settings of ssd1b and is no picture to paint over.`)); }
   });
 }
 
@@ -161,6 +164,7 @@ async function start() {
   setUpGrid();
   setUpDrop();
   setUpQueue();
+  source.setUp();
   setMode("create");
   $("form").addEventListener("submit", (event) => { event.preventDefault(); go(); });
   $("stop").addEventListener("click", () => run.stop().catch(run.show));
