@@ -82,9 +82,10 @@ def canvas_of(image: bytes, mask: bytes | None, limits: Limits) -> Canvas:
 
 def _black_and_white(mask: bytes) -> bytes:
     with opened(mask) as picture:
-        if not picture.has_transparency_data:
+        alpha = picture.convert("RGBA").getchannel("A")
+        if not picture.has_transparency_data or alpha.getextrema() == (255, 255):
             return mask
-        holes = picture.convert("RGBA").getchannel("A").point([255 * (level < 128) for level in range(256)])
+        holes = alpha.point([255 * (level < 128) for level in range(256)])
     buffer = io.BytesIO()
     holes.save(buffer, "PNG")
     return buffer.getvalue()

@@ -56,10 +56,7 @@ async function compare() {
   const names = [$("model").value, $("model-b").value];
   const sides = [];
   for (const model of names) {
-    // Twice, and the second is timed: the first also loads the model.
-    const label = `${model}: `;
-    await run.job({ ...wish, model, steps: 1 }, {}, `${label}loading, `);
-    const job = await run.job({ ...wish, model }, { forming: stage.forming(wish.width, wish.height) }, label);
+    const job = await run.job({ ...wish, model }, { forming: stage.forming(wish.width, wish.height) }, `${model}: `);
     sides.push({ model, picture: job.pictures[0], parameters: parameters[model] });
   }
   await stage.compared(...sides);

@@ -48,6 +48,7 @@ export async function compared(left, right) {
   const slider = make("input", { type: "range", min: 0, max: 100, value: 50, "aria-label": `${left.model} to the left, ${right.model} to the right` });
   slider.addEventListener("input", () => frame.style.setProperty("--at", `${slider.value}%`));
   frame.style.setProperty("--ratio", `${left.picture.request.width} / ${left.picture.request.height}`);
+  frame.style.setProperty("--wide", left.picture.request.width / left.picture.request.height);
   frame.append(slider);
   $("canvas").replaceChildren(frame);
   const ratio = right.picture.seconds / left.picture.seconds;
