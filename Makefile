@@ -20,7 +20,7 @@ help: ## list the targets
 $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --disable-pip-version-check --progress-bar off -q $(PIP_ARGS) \
-		-c constraints.txt -e '.[dev,openvino,serve]'
+		-c constraints.txt -e '.[dev,openvino,serve,data,cluster,datasets]'
 	touch $@
 
 setup: $(STAMP) ## make .venv with everything in it

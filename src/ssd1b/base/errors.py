@@ -9,6 +9,7 @@
     ├── DiskFullError      no room left to write
     ├── RecipeError        a recipe does not validate
     ├── RequestError       a picture was asked for that cannot be made
+    ├── DataError          a collection of pictures cannot be read as asked
     └── HubError           the model hub cannot be reached or refuses
 
 The message says what is wrong, where, and what to do. The command line prints it as one paragraph and ends
@@ -56,6 +57,10 @@ class RecipeError(UserError):
 
 class RequestError(UserError):
     """A picture was asked for that this model cannot make."""
+
+
+class DataError(UserError):
+    """A collection of pictures cannot be read as asked: its captions, its columns, or there are none."""
 
 
 class HubError(UserError):

@@ -49,6 +49,11 @@ def sha256_file(path: Path) -> str:
     return digest.hexdigest()
 
 
+def sha256_text(text: str) -> str:
+    """Return the SHA-256 of a text in UTF-8 as 64 hex digits."""
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
 def write_atomic(path: Path, content: bytes | str) -> None:
     """Write `content` (text as UTF-8) to `path`, all of it or nothing; parent folders are made.
 
