@@ -115,17 +115,31 @@ def model_folder(name: str) -> Path:
 def batch_source(recipe: Recipe, stage: Stage) -> BatchSource:
     """The source that a recipe's `source:` names, told the stage's `batch` and `data`.
 
-    What a source makes once it keeps in the cache folder.
+    What the mini source makes once it keeps in the cache folder; `ssd1b data` prepares pictures.
     """
-    if recipe.source != "mini":
-        raise RecipeError(f"There is no batch source '{recipe.source}'; this version knows 'mini'.")
+    if recipe.source not in ("mini", "images"):
+        raise RecipeError(f"There is no batch source '{recipe.source}'; there are 'mini' and 'images'.")
     if recipe.parts_model is None:
-        raise RecipeError("The mini source needs `parts:`, the model whose VAE and text encoders it uses.")
+        raise RecipeError(
+            f"The {recipe.source} source needs `parts:`, the model whose VAE and text encoders it uses."
+        )
+    if recipe.source == "images":
+        return _images(recipe, recipe.parts_model, stage)
     from ssd1b.mini.dataset import MiniBatches, MiniData
 
     parts = model_folder(recipe.parts_model)
     data = MiniData.parse(stage.data)
     return MiniBatches(parts, data, stage.batch, recipe.seed, cache_folder() / "mini")
+
+
+def _images(recipe: Recipe, parts: str, stage: Stage) -> BatchSource:
+    from ssd1b.data import needed
+
+    needed("pyarrow", "fsspec")
+    from ssd1b.data.images import ImageBatches, ImageData
+
+    data = ImageData.parse(stage.data)  # before a model is fetched
+    return ImageBatches(model_folder(parts), data, stage.batch, recipe.seed)
 
 
 if __name__ == "__main__":
