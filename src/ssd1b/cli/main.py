@@ -32,6 +32,7 @@ SECTIONS: dict[str, tuple[Verb, ...]] = {
     "Make a student": (
         Verb("plan",     "plan",     "list, show, compare and draw which layers a UNet keeps"),
         Verb("carve",    "carve",    "cut a student out of an SDXL teacher on disk"),
+        Verb("data",     "data",     "prepare captioned pictures: sort out, bucket, encode"),
         Verb("distill",  "distill",  "train a student with layer-level losses, as a recipe says"),
     ),
     "Make pictures": (
