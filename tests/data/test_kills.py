@@ -127,6 +127,7 @@ def test_all_of_ray_is_killed_and_the_same_command_ends_the_same(source, undistu
     assert wait_for(lambda: rows_of(out) >= 3, process, 200)
     family = psutil.Process(process.pid).children(recursive=True)
     process.kill()
+    process.wait()
     for each in family:
         if each.is_running():
             each.kill()

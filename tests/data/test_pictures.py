@@ -66,6 +66,15 @@ def test_pages_empty_files_and_broken_insides_are_undecodable() -> None:
         assert reason(broken) == "undecodable"
 
 
+def test_damage_that_still_decodes_is_found_by_its_checksum() -> None:
+    data = encoded(Image.new("RGB", (64, 64), "red"))
+    at, blue = data.index(b"IDAT"), zlib.compress((b"\0" + bytes([0, 0, 255]) * 64) * 64)
+    end = at + 4 + int.from_bytes(data[at - 4 : at], "big")
+    other = data[: at - 4] + len(blue).to_bytes(4, "big") + b"IDAT" + blue + data[end:]  # with red's checksum
+    assert Image.open(io.BytesIO(other)).convert("RGB").getpixel((5, 5)) == (0, 0, 255)
+    assert reason(other) == "undecodable"
+
+
 def test_a_bomb_is_named_without_being_decoded(monkeypatch) -> None:
     data = bytearray(encoded(picture(5)))
     data[16:24] = (50_000).to_bytes(4, "big") * 2

@@ -93,6 +93,8 @@ def _pairs(grid_NG: np.ndarray, aspect_N: np.ndarray) -> list[tuple[int, int]]:
         here, there = here[close], there[close]
         for first in range(0, len(here), _CHUNK):
             a, b = item_M[here[first : first + _CHUNK]], item_M[there[first : first + _CHUNK]]
+            agree = (np.abs(feature_NF[a] - feature_NF[b]) <= SLACK).all(axis=1)
+            a, b = a[agree], b[agree]
             same = _same(grid_NG, aspect_N, a, b)
             found.update(zip(np.minimum(a, b)[same].tolist(), np.maximum(a, b)[same].tolist(), strict=True))
     return sorted(found, key=lambda pair: (pair[1], pair[0]))
