@@ -20,7 +20,7 @@ from dataclasses import dataclass
 import numpy as np
 
 MEAN_APART, MOST_APART, ASPECT_APART = 3.0, 20, 0.02
-SLACK, FINE_SLACK, WIDTH = 3.0, 6.0, 16.0
+SLACK, FINE_SLACK, WIDTH = 3.0, 6.0, 12.0
 _CHUNK = 1 << 16
 
 
@@ -41,15 +41,17 @@ def exact(samples: Samples) -> np.ndarray:
     return answer
 
 
-def near(samples: Samples) -> np.ndarray:
-    """For each sample the better one that shows the same picture (itself, if it is kept)."""
-    n = len(samples.ids_N)
-    order = np.lexsort((np.arange(n), -samples.width_N.astype(np.int64) * samples.height_N))
-    grid_NG = np.ascontiguousarray(samples.grid_NG[order])
-    aspect_N = np.log(samples.width_N[order] / np.maximum(samples.height_N[order], 1))
+def near(samples: Samples, which: np.ndarray | None = None) -> np.ndarray:
+    """For each sample (of `which`, by number) the better one of the same picture; itself, if it is kept."""
+    which = np.arange(len(samples.ids_N)) if which is None else which
+    n, width_N, height_N = len(which), samples.width_N[which], samples.height_N[which]
+    order = np.lexsort((np.arange(n), -width_N.astype(np.int64) * height_N))
+    grid_NG = samples.grid_NG[which[order]]
+    aspect_N = np.log(width_N[order] / np.maximum(height_N[order], 1))
     same_as = _identical(grid_NG, aspect_N)
     left = np.flatnonzero(same_as == np.arange(n))
-    for better, worse in _pairs(grid_NG[left], aspect_N[left]):
+    grid_NG = grid_NG[left] if len(left) < n else grid_NG  # the other copy is given back: a gigabyte counts
+    for better, worse in _pairs(grid_NG, aspect_N[left]):
         a, b = left[better], left[worse]
         if same_as[a] == a and same_as[b] == b:
             same_as[b] = a

@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import lru_cache
 from importlib import metadata
 from typing import Any
@@ -211,11 +211,10 @@ def _placed(size: buckets.Size, settings: Settings, table: Sequence[buckets.Size
 
 def settle(settings: Settings, out: Place) -> None:
     """Join what the workers found, mark duplicates, write captions and manifest."""
-    shards = [manifest.parsed(out, _rows_name(shard)) for shard in Looking(out, settings).shards()]
-    rows = pa.concat_tables(shards)
+    names = [_rows_name(shard) for shard in Looking(out, settings).shards()]
+    rows = with_duplicates(pa.concat_tables(manifest.parsed(out, name) for name in names), near=settings.near)
     if not rows.num_rows:
         raise DataError(f"{settings.spec.root} yields no samples. Check the source, its split and its files.")
-    rows = with_duplicates(rows, near=settings.near)
     manifest.write(out, rows)
 
 
@@ -225,11 +224,12 @@ def with_duplicates(rows: pa.Table, *, near: bool) -> pa.Table:
     same_as, alike = everything.copy(), np.zeros(rows.num_rows, bool)
     fit = np.flatnonzero(pc.equal(rows["status"], ACCEPTED).to_numpy())
     samples = _samples(rows.select(["id", "width", "height", "grid"]).take(pa.array(fit)))
+    rows = rows.drop_columns(["grid"])
     first = duplicates.exact(samples)
     same_as[fit] = fit[first]
     if near:
         left = np.flatnonzero(first == np.arange(len(fit)))
-        better = duplicates.near(_chosen(samples, left))
+        better = duplicates.near(samples, left)
         same_as[fit[left]] = fit[left[better]]
         alike[fit[left]] = better != np.arange(len(left))
         same_as = same_as[same_as]
@@ -259,16 +259,6 @@ def _samples(rows: pa.Table) -> duplicates.Samples:
         rows["width"].to_numpy(),
         rows["height"].to_numpy(),
         np.frombuffer(grids.buffers()[1] or b"", np.uint8, n * len(_NOTHING)).reshape(n, len(_NOTHING)),
-    )
-
-
-def _chosen(samples: duplicates.Samples, which: np.ndarray) -> duplicates.Samples:
-    return replace(
-        samples,
-        ids_N=samples.ids_N[which],
-        width_N=samples.width_N[which],
-        height_N=samples.height_N[which],
-        grid_NG=samples.grid_NG[which],
     )
 
 
