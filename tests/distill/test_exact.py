@@ -47,15 +47,8 @@ def test_a_run_resumed_after_any_step_ends_with_the_same_bits(
     assert any(name.startswith("average/") for name in left(whole))
 
 
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {},
-        pytest.param(
-            {"gradient_checkpointing": True, "trainable": ["attn", "conv1"]}, marks=pytest.mark.slow
-        ),
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("changes", [{}, {"gradient_checkpointing": True, "trainable": ["attn", "conv1"]}])
 def test_a_student_in_shares_learns_bit_for_bit_what_a_whole_one_does(
     tmp_path: Path, changes: dict[str, object]
 ) -> None:
