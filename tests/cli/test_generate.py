@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 from tests.formats.hub_server import Hub, serve
-from tests.tiny import tiny_pipeline
+from tests.formats.loras import random_changes, write_lora
+from tests.tiny import tiny_pipeline, tiny_unet
 
 from ssd1b.cli.main import main
 from ssd1b.generate.picture import read_request
@@ -278,3 +279,21 @@ def test_a_model_on_a_hub_draws_online_offline_and_with_the_hub_gone(folder: Pat
     assert "Using the cached copy" in gone.stderr
     made = {(tmp_path / name).read_bytes() for name in ("online.png", "offline.png", "gone.png")}
     assert len(made) == 1
+
+
+def test_loras_are_worn_written_into_the_picture_and_asked_for_again(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lora = write_lora(tmp_path / "ink.safetensors", random_changes(tiny_unet("tiny-sdxl")))
+    words = ["generate", "a fox", "--model", str(folder), "--seed", "7", *QUICK]
+    assert main([*words, "--out", str(tmp_path / "bare.png")]) == 0
+    assert main([*words, "--lora", f"{lora}:0.5", "--out", str(tmp_path / "worn.png")]) == 0
+    told = capsys.readouterr().err
+    assert "ink.safetensors made for sdxl:" in told and "belong to layers that the model lost" in told
+    again = ["generate", "--like", str(tmp_path / "worn.png"), "--model", str(folder), "--device", "cpu"]
+    assert main([*again, "--out", str(tmp_path / "again.png")]) == 2
+    assert "Give the same file with --lora" in capsys.readouterr().err
+    assert main([*again, "--lora", str(lora), "--out", str(tmp_path / "again.png")]) == 0
+    bare, worn, repeated = ((tmp_path / f"{name}.png").read_bytes() for name in ("bare", "worn", "again"))
+    assert worn == repeated != bare
+    assert main([*words, "--lora", f"{lora}:0.5", "--engine", "openvino"]) == 2

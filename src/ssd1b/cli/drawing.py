@@ -18,6 +18,7 @@ from ssd1b.cli import show
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+    from ssd1b.generate.adapters import Adapter
     from ssd1b.generate.asked import Asked
     from ssd1b.generate.axes import Axis
     from ssd1b.generate.canvas import Canvas
@@ -82,6 +83,19 @@ def canvas_of(image: Path | None, mask: Path | None) -> Canvas | None:
             raise RequestError("--mask says where to paint over a picture; give the picture with --image.")
         return None
     return read_canvas(image, mask)
+
+
+def adapters_of(lora: Sequence[str], like: Like | None) -> list[Adapter]:
+    """The LoRA files that are to be worn, read and checked; weights left out are those of `like`.
+
+    Raises:
+        RequestError, MissingFileError, DamagedFileError, LayoutError: as `adapters.read_adapter`.
+    """
+    if not lora:
+        return []
+    from ssd1b.generate.adapters import read_adapter
+
+    return [read_adapter(text, like.request.adapters if like else ()) for text in lora]
 
 
 def like_of(path: Path | None) -> Like | None:

@@ -5,7 +5,7 @@ Wires wish, model and files together and says what happens; how a picture is mad
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -16,6 +16,7 @@ from ssd1b.cli import drawing, show
 
 if TYPE_CHECKING:
     from ssd1b.formats.hub import Listener
+    from ssd1b.generate.adapters import Adapter
     from ssd1b.generate.load import EngineWish
     from ssd1b.generate.model import Model
 
@@ -75,6 +76,10 @@ def command(
     ] = None,
     upscale: Annotated[
         int | None, typer.Option(help="Enlarge the finished picture by Lanczos, 2 to 4 times a side.")
+    ] = None,
+    lora: Annotated[
+        list[str] | None,
+        typer.Option(help="A LoRA file, with its weight: style.safetensors:0.8. May be given several times."),
     ] = None,
     prompts: Annotated[Path | None, typer.Option(help="A text file with one prompt a line.")] = None,
     wildcards: Annotated[
@@ -150,7 +155,8 @@ def command(
     drawing.refuse_nonsense(wanted)
     wish = wish_of(engine, precision, compiled=compiled, decoder=tiny_decoder)
     name = model or (again.request.model if again else "") or DEFAULT
-    loaded = load_named(name, device=device, dtype=dtype, wish=wish)
+    worn = drawing.adapters_of(lora or (), again)
+    loaded = load_named(name, device=device, dtype=dtype, wish=wish, adapters=worn)
     requests = drawing.requests_of(wanted, loaded)
     sheet = grid or bool(wanted.axes)
     single = len(requests) == 1 and not sheet
@@ -172,6 +178,7 @@ def load_named(
     device: str | None = None,
     dtype: str | None = None,
     wish: EngineWish | None = None,
+    adapters: Sequence[Adapter] = (),
 ) -> Model:
     """Load a model, with a bar where it must be fetched."""
     from ssd1b.mini import embedded
@@ -181,7 +188,7 @@ def load_named(
     from ssd1b.generate.load import AUTO, load
 
     with downloads() as listener:
-        return load(name, device=device, dtype=dtype, wish=wish or AUTO, listener=listener)
+        return load(name, device=device, dtype=dtype, wish=wish or AUTO, listener=listener, adapters=adapters)
 
 
 @contextmanager

@@ -98,7 +98,7 @@ def completed(asked: Asked, model: Model, count: int = 1, like: Request | None =
     if seed + count - 1 > MAX_SEED:
         raise RequestError(f"Seeds go up to {MAX_SEED}; {count} pictures from seed {seed} do not fit.")
     fields |= {**_size(asked, model, like), **asked.said(), "prompt": asked.prompt}
-    fields |= {"model": model.name, "decoder": model.decoder}
+    fields |= {"model": model.name, "decoder": model.decoder, "adapters": _adapters(model)}
     several = [request_of({**fields, "seed": seed + number}) for number in range(count)]
     return [_filled(request, asked.wildcards) for request in several]
 
@@ -160,6 +160,7 @@ def _likeness(asked: Asked, model: Model, like: Request) -> dict[str, object]:
     if like.decoder != model.decoder:
         needed = f"with the tiny decoder '{like.decoder}'" if like.decoder else "without a tiny decoder"
         raise RequestError(f"That picture was made {needed}; do the same with --tiny-decoder.")
+    _refuse_bare(model, like)
     painted = {} if asked.canvas is None else asked.canvas.fields()
     if like.image and like.image != painted.get("image"):
         raise RequestError(
@@ -170,6 +171,22 @@ def _likeness(asked: Asked, model: Model, like: Request) -> dict[str, object]:
         raise RequestError("That picture was made with another mask, or none. Give --mask as it was then.")
     strength = {"strength": STRENGTH} if painted and not like.image else {}
     return {**like.model_dump(), **painted, **strength}
+
+
+def _refuse_bare(model: Model, like: Request) -> None:
+    """Refuse to repeat a picture without the adapters that it was made with."""
+    worn = {each.digest for each in model.adapters}
+    missing = [f"{each.name}:{each.weight:g}" for each in like.adapters if each.digest not in worn]
+    if missing:
+        digest = next(each.digest for each in like.adapters if each.digest not in worn)
+        raise RequestError(
+            f"That picture was made with the LoRA {', '.join(missing)} (SHA-256 {digest[:12]}…), which is not"
+            " among the files given. Give the same file with --lora."
+        )
+
+
+def _adapters(model: Model) -> list[dict[str, object]]:
+    return [each.model_dump() for each in model.adapters]
 
 
 def _size(asked: Asked, model: Model, like: Request | None) -> dict[str, object]:

@@ -18,6 +18,7 @@ from ssd1b.generate.schedulers import kind_of
 _NEGATIVE = re.compile(r"(negative\s+prompt\s*):", re.IGNORECASE)
 _FIELD = re.compile(r"^(\s*(?:steps|sampler|template|hashes)\s*):", re.IGNORECASE)
 _WIDE = str.maketrans({",": "，", ":": "：", '"': "”", "\\": "＼"})
+_BRACKETS = str.maketrans({"<": "＜", ">": "＞"})
 _HIRES_UPSCALERS = {"latent": "Latent", "lanczos": "Lanczos"}
 
 
@@ -39,12 +40,17 @@ def parameters(request: Request) -> str:
         "VAE": _plain(request.decoder),
         "Model": _plain(Path(request.model).name),
         "Emphasis": _emphasis(request),
+        "Lora hashes": _lora_hashes(request),
         "Version": f"ssd1b {ssd1b.__version__}",
     }
     pairs = ", ".join(f"{name}: {value}" for name, value in values.items() if value != "")
     negative = _one_line(request.negative or "")
     return "\n".join(
-        [_one_line(request.prompt), *([f"Negative prompt: {negative}"] if negative else []), pairs]
+        [
+            _one_line(request.prompt) + _lora_words(request),
+            *([f"Negative prompt: {negative}"] if negative else []),
+            pairs,
+        ]
     )
 
 
@@ -53,6 +59,22 @@ def _emphasis(request: Request) -> str:
     if not re.search(r"[(\[]", request.prompt + (request.negative or "")):
         return ""
     return "None" if request.syntax == "plain" else "No norm"
+
+
+def _lora_words(request: Request) -> str:
+    """What makes A1111 wear the same adapters: it takes them from the prompt."""
+    return "".join(f" <lora:{_file(each.name)}:{each.weight:g}>" for each in request.adapters)
+
+
+def _lora_hashes(request: Request) -> str:
+    """By name, the first 12 digits of A1111's hash, between quotes as A1111 quotes what has a colon in it."""
+    pairs = ", ".join(f"{_file(each.name)}: {each.data_digest[:12]}" for each in request.adapters)
+    return f'"{pairs}"' if pairs else ""
+
+
+def _file(name: str) -> str:
+    """A file's name with nothing in it that ends an adapter's place in the prompt."""
+    return _plain(name).translate(_BRACKETS)
 
 
 def _modes(request: Request) -> dict[str, object]:

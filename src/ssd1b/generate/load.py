@@ -19,6 +19,7 @@ from ssd1b.formats import hub
 from ssd1b.formats.diffusers_folder import open_folder, read_json
 from ssd1b.formats.openvino_ir import Precision, is_export, place_of, read_record
 from ssd1b.generate import openvino
+from ssd1b.generate.adapters import Adapter, put_on
 from ssd1b.generate.engines.torch import TinyAutoencoder, TorchAutoencoder, TorchDenoiser, compiled
 from ssd1b.generate.model import Model, defaults_of
 from ssd1b.generate.unpack import unpacked
@@ -67,6 +68,7 @@ def load(
     dtype: str | None = None,
     wish: EngineWish = AUTO,
     listener: hub.Listener | None = None,
+    adapters: Sequence[Adapter] = (),
 ) -> Model:
     """Find a model and bring it onto the device, ready for `pipeline.sample`.
 
@@ -77,26 +79,48 @@ def load(
         device: "cpu", "cuda", "cuda:1", "mps"; None lets the machine choose, as for dtype.
         dtype: "float32", "float16", "bfloat16".
         wish: which engine is to run it.
-        listener: hears of downloads.
+        listener: hears of downloads, and how the adapters fit.
+        adapters: LoRA adapters that the model is to wear; torch runs it then.
 
     Raises:
         RequestError: no model, device or dtype has that name; the nearest is suggested.
         HubError, MissingFileError, DamagedFileError, LayoutError: the model cannot be had or read.
     """
+    if adapters:
+        wish = refuse_exports(wish)
     placement = choose(device, dtype)
     folder = find(name, listener)
     export, reason = export_for(name, folder, placement, wish)
-    if export is None:
-        model = read_model(public_name(name), folder, placement, reason)
-        return with_tiny_decoder(prepared(model, wish), wish)
+    if export is not None:
+        return with_tiny_decoder(_read_export(name, export, placement, dtype, reason), wish)
+    reason = "LoRA adapters need it" if adapters else reason
+    model = read_model(public_name(name), folder, placement, reason)
+    if adapters:
+        model = put_on(model, adapters, (listener or hub.Listener()).note)
+    return with_tiny_decoder(prepared(model, wish), wish)
+
+
+def refuse_exports(wish: EngineWish) -> EngineWish:
+    """The wish for torch that adapters make of "auto"; an export's weights cannot be changed.
+
+    Raises:
+        RequestError: OpenVINO was wished for.
+    """
+    if wish.engine == "openvino" or wish.precision is not None:
+        raise RequestError(
+            "LoRA adapters change the weights, which OpenVINO's exports have no more. Leave --engine and"
+            " --precision out (torch then runs the model), or leave --lora out."
+        )
+    return replace(wish, engine="torch")
+
+
+def _read_export(name: str, export: Path, placement: Placement, dtype: str | None, reason: str) -> Model:
     from ssd1b.generate.openvino.engine import Settings
     from ssd1b.generate.openvino.load import read_export
 
     asked = "bf16" if placement.dtype is torch.bfloat16 else "f32"
     numbers = "auto" if dtype is None else asked
-    return with_tiny_decoder(
-        read_export(public_name(name), export, Settings(precision=numbers), reason), wish
-    )
+    return read_export(public_name(name), export, Settings(precision=numbers), reason)
 
 
 def prepared(model: Model, wish: EngineWish) -> Model:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from ssd1b.generate.engines import Autoencoder, Denoiser
     from ssd1b.generate.prompt import Syntax
+    from ssd1b.generate.request import Worn
     from ssd1b.models.device import Placement
     from ssd1b.models.encoders import TextBatch, TextStack
     from ssd1b.plan.shape import UNetShape
@@ -72,6 +73,7 @@ class Model:
         decoder: the name of a tiny autoencoder in the place of the model's own; "": its own.
         decoder_folder: where that was read from.
         known_text: what was lately encoded.
+        adapters: the LoRA adapters that its weights wear.
     """
 
     name: str
@@ -89,6 +91,7 @@ class Model:
     decoder: str = ""
     decoder_folder: Path | None = None
     known_text: KnownText = field(default_factory=KnownText)
+    adapters: tuple[Worn, ...] = ()
 
     @property
     def can_reuse(self) -> bool:

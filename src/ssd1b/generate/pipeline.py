@@ -169,9 +169,9 @@ def reusing(model: Model, request: Request) -> Denoiser:
 
 def _kind(request: Request) -> tuple[object, ...]:
     """All that must be alike in a batch: everything but texts, seed, and which picture is painted over."""
-    own = {"prompt", "negative", "seed", "model", "syntax", "image", "mask"}
+    own = {"prompt", "negative", "seed", "model", "syntax", "image", "mask", "adapters"}
     rest = request.model_dump(exclude=own)
-    return bool(request.image), bool(request.mask), *rest.values()
+    return bool(request.image), bool(request.mask), request.adapters, *rest.values()
 
 
 def _finished(image: Image.Image, request: Request, canvases: Canvases) -> Image.Image:

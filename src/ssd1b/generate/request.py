@@ -21,6 +21,7 @@ from ssd1b.generate.schedulers import kind_of
 MAX_SEED = 2**63 - 1
 MIN_SIDE_PX, MAX_SIDE_PX, MAX_UPSCALED_PX = 64, 4096, 8192
 MAX_PROMPT_CHARACTERS = 20_000
+MAX_WEIGHT = 100
 
 
 def _sayable(text: str) -> str:
@@ -52,6 +53,24 @@ Share = Annotated[float, Field(gt=0, le=1, strict=False)]
 Side = Annotated[int, Field(ge=MIN_SIDE_PX, le=MAX_SIDE_PX), AfterValidator(_on_the_grid)]
 
 
+class Worn(BaseModel):
+    """A LoRA adapter that a picture was made with.
+
+    Attributes:
+        name: of its file, without folder and suffix.
+        weight: how strongly it was added; 1 is as it was trained.
+        digest: SHA-256 of the file.
+        data_digest: SHA-256 of the file without its header, by which A1111 knows it.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    name: Text
+    weight: Annotated[float, Field(ge=-MAX_WEIGHT, le=MAX_WEIGHT, allow_inf_nan=False, strict=False)] = 1.0
+    digest: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    data_digest: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
 class Request(BaseModel):
     """One picture, fully described: the same request gives the same picture.
 
@@ -77,6 +96,7 @@ class Request(BaseModel):
         hires_strength: share of the steps that the second pass walks.
         hires_upscaler: what is enlarged between the passes: the "latent", or the picture ("lanczos").
         upscale: how many times larger, along a side, the finished picture is made, by Lanczos.
+        adapters: the LoRA adapters that are worn, in order.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
@@ -101,6 +121,7 @@ class Request(BaseModel):
     hires_strength: Share = 0.7
     hires_upscaler: Literal["latent", "lanczos"] = "latent"
     upscale: Annotated[int, Field(ge=1, le=4)] = 1
+    adapters: Annotated[tuple[Worn, ...], Field(max_length=32, strict=False)] = ()
 
     @model_validator(mode="after")
     def _parts_fit(self) -> Self:
