@@ -296,4 +296,6 @@ def test_loras_are_worn_written_into_the_picture_and_asked_for_again(
     assert main([*again, "--lora", str(lora), "--out", str(tmp_path / "again.png")]) == 0
     bare, worn, repeated = ((tmp_path / f"{name}.png").read_bytes() for name in ("bare", "worn", "again"))
     assert worn == repeated != bare
+    assert main(["show", str(tmp_path / "worn.png")]) == 0
+    assert "ink:0.5 (SHA-256" in capsys.readouterr().out
     assert main([*words, "--lora", f"{lora}:0.5", "--engine", "openvino"]) == 2

@@ -53,7 +53,10 @@ def _table(request: Request, picture: Path) -> None:
     from rich.markup import escape
 
     fields = type(request).model_fields
-    said = {name: value for name, value in request.model_dump().items() if value != fields[name].default}
+    said = {name: getattr(request, name) for name in fields if getattr(request, name) != fields[name].default}
+    if request.adapters:
+        worn = [f"{each.name}:{each.weight:g} (SHA-256 {each.digest})" for each in request.adapters]
+        said["adapters"] = ", ".join(worn)
     rows = [[name.replace("_", " "), escape(_printable(str(value)))] for name, value in said.items()]
     show.table(escape(picture.name), ["field", "value"], rows)
 

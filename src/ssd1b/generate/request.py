@@ -12,7 +12,15 @@ import re
 from collections.abc import Mapping
 from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    ValidationError,
+    model_validator,
+)
 
 from ssd1b.base.errors import RequestError, did_you_mean
 from ssd1b.base.units import VAE_SCALE, aspects_of
@@ -71,6 +79,11 @@ class Worn(BaseModel):
     data_digest: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
+def _listed(adapters: tuple[Worn, ...]) -> list[dict[str, object]]:
+    """As JSON has them."""
+    return [each.model_dump() for each in adapters]
+
+
 class Request(BaseModel):
     """One picture, fully described: the same request gives the same picture.
 
@@ -121,7 +134,7 @@ class Request(BaseModel):
     hires_strength: Share = 0.7
     hires_upscaler: Literal["latent", "lanczos"] = "latent"
     upscale: Annotated[int, Field(ge=1, le=4)] = 1
-    adapters: Annotated[tuple[Worn, ...], Field(max_length=32, strict=False)] = ()
+    adapters: Annotated[tuple[Worn, ...], Field(max_length=32, strict=False), PlainSerializer(_listed)] = ()
 
     @model_validator(mode="after")
     def _parts_fit(self) -> Self:
