@@ -142,6 +142,7 @@ def command(
     from ssd1b.generate.asked import Asked
     from ssd1b.generate.axes import parse_axes
     from ssd1b.generate.load import DEFAULT, wish_of
+    from ssd1b.generate.places import Places
     from ssd1b.generate.wildcards import Wildcards
 
     more: dict[str, object] = {"guidance_until": guidance_until, "reuse": reuse, "strength": strength}
@@ -160,7 +161,7 @@ def command(
     requests = drawing.requests_of(wanted, loaded)
     sheet = grid or bool(wanted.axes)
     single = len(requests) == 1 and not sheet
-    places = drawing.Places(out, requests[0], single, f".{kind}", wanted.axes, loaded.engine)
+    places = Places(out, requests[0], single, f".{kind}", wanted.axes, loaded.engine)
     places.refuse_what_no_file_holds(requests)
     made = drawing.draw(loaded, requests, wanted.canvases(), batch, places)
     if sheet:
