@@ -26,6 +26,8 @@ Canvases = Mapping[str, Image.Image]
 """Pictures and masks by their hash, as requests name them."""
 
 NOTHING_GIVEN: Canvases = {}
+Source = Path | bytes | Image.Image
+"""A picture from outside: a file, a file's bytes, or one that is in memory already."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +47,7 @@ class Canvas:
         return {digest_of(each): each for each in (self.image, self.mask) if each is not None}
 
 
-def read_canvas(image: Path | bytes, mask: Path | bytes | None = None) -> Canvas:
+def read_canvas(image: Source, mask: Source | None = None) -> Canvas:
     """Read a picture and, if there is one, its mask: white is painted anew, black stays.
 
     Raises:
@@ -126,11 +128,19 @@ def opened(source: Path | bytes) -> Iterator[Image.Image]:
         raise DamagedFileError(f"{name} cannot be read as a PNG, JPEG or WebP ({error}).") from error
 
 
-def _decoded(source: Path | bytes, mode: str) -> Image.Image:
-    """Upright, on white where it is transparent, in one mode."""
+def _decoded(source: Source, mode: str) -> Image.Image:
+    if isinstance(source, Image.Image):
+        if not (source.width and source.height):
+            raise RequestError("The picture has no pixels. Give one of at least one pixel a side.")
+        return _upright(source, mode)
     with opened(source) as image:
-        upright = ImageOps.exif_transpose(image)
-        if upright.has_transparency_data:
-            clear = upright.convert("RGBA")
-            upright = Image.alpha_composite(Image.new("RGBA", clear.size, "white"), clear)
-        return upright.convert("RGB").convert(mode)
+        return _upright(image, mode)
+
+
+def _upright(image: Image.Image, mode: str) -> Image.Image:
+    """Turned as its metadata says, on white where it is transparent, in one mode."""
+    upright = ImageOps.exif_transpose(image)
+    if upright.has_transparency_data:
+        clear = upright.convert("RGBA")
+        upright = Image.alpha_composite(Image.new("RGBA", clear.size, "white"), clear)
+    return upright.convert("RGB").convert(mode)
