@@ -84,6 +84,8 @@ def test_imports_go_down_only() -> None:
     for module, each, room in own_imports():
         if room == module.room or room not in FLOOR_OF or module.room == "__main__":
             continue
+        if module.name == PACKAGE and not each.at_load:
+            continue  # the front door names what it hands out, for type checkers, and loads none of it
         here, there = FLOOR_OF.get(module.room, -1), FLOOR_OF[room]
         if there >= here:
             way = "sideways" if there == here else "up"
@@ -211,6 +213,16 @@ def test_the_command_line_loads_without_torch() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     heavy = HEAVY & set(done.stdout.split())
     assert not heavy, f"importing ssd1b.cli loads {sorted(heavy)}: import them inside the command"
+
+
+def test_the_package_itself_loads_nothing_and_says_what_it_hands_out() -> None:
+    """Whoever imports `ssd1b` for one of its names should not pay for the others."""
+    code = "import sys; before = {*sys.modules}; import ssd1b; print(*({*sys.modules} - before), *dir(ssd1b))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    told = set(done.stdout.split())
+    loaded = {name for name in told if name.startswith(f"{PACKAGE}.")}
+    assert not loaded and not told & HEAVY, f"importing {PACKAGE} loads {sorted(loaded | told & HEAVY)}"
+    assert {"load", "wrap", "Pipeline", "UserError"} <= told
 
 
 def test_help_answers_in_half_a_second() -> None:
