@@ -18,14 +18,17 @@ from pathlib import Path
 
 import pytest
 import typer
+from PIL import Image
 from typer.core import TyperCommand, TyperGroup
 from typer.exceptions import TyperException
 
 from ssd1b.cli import main as command_line
+from ssd1b.generate.keywords import Said
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 CONSOLE = re.compile(r"^```console\n(.*?)^```", re.MULTILINE | re.DOTALL)
+PYTHON = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
 TEST = re.compile(r"^def (test_\w+)", re.MULTILINE)
 TEST_NAME = re.compile(r"`(test_\w+)`")
 LINK = re.compile(r"\]\(([^)#\s]+)(?:#[^)]*)?\)")
@@ -167,6 +170,31 @@ def test_every_option_says_what_it_is_for(path: tuple[str, ...]) -> None:
     assert not silent, f"no help for {silent}"
 
 
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning:diffusers")
+def test_the_examples_in_python_run_one_after_the_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("SSD1B_CACHE", str(tmp_path / "cache"))  # without exports, so that torch draws
+    names: dict[str, object] = {"__name__": "page"}
+    for block in PYTHON.findall((ROOT / "docs" / "python.md").read_text()):
+        code = compile(block, "docs/python.md", "exec")
+        if not block.startswith("# full size"):
+            exec(code, names)
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {
+        f"{subject}-flat-style-{seed}.png" for subject in ("a-pizza", "an-owl-1-2") for seed in (7, 8)
+    }
+    assert len(names["thumbnails"]) == 3
+    fox, wrapped = ((tmp_path / name).read_bytes() for name in ("fox.png", "wrapped.png"))
+    assert Image.open(io.BytesIO(fox)).tobytes() == Image.open(io.BytesIO(wrapped)).tobytes()
+
+
+def test_the_page_about_python_explains_every_keyword() -> None:
+    rows = [row for row in (ROOT / "docs" / "python.md").read_text().splitlines() if row.startswith("| `")]
+    named = {name for row in rows for name in re.findall(r"`(\w+)`", row.split("|")[1])}
+    assert named == set(Said.__annotations__)
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_every_test_that_a_page_names_is_there(page: Path) -> None:
     named = set(TEST_NAME.findall(page.read_text()))
@@ -185,6 +213,15 @@ def test_every_link_of_a_page_leads_somewhere(page: Path) -> None:
     links = [link for link in LINK.findall(page.read_text()) if "://" not in link]
     broken = [link for link in links if not (page.parent / link).exists()]
     assert not broken, f"{page.name} links to {broken}"
+
+
+def test_every_note_of_the_comparison_is_there_and_used() -> None:
+    text = (ROOT / "docs" / "compared.md").read_text()
+    rows = [row.split("|")[1:-1] for row in text.splitlines() if row.startswith("|")]
+    used = {int(number) for row in rows for number in re.findall(r"\[(\d+)\]", "".join(row))}
+    assert used == {int(number) for number in re.findall(r"^(\d+)\. ", text, re.MULTILINE)}
+    odd = [row[0] for row in rows if len(row) != 7 or not all(cell.strip() for cell in row[1:])]
+    assert not odd, odd
 
 
 def test_the_training_figures_on_the_page_are_the_recorded_ones() -> None:
