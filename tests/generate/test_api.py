@@ -9,7 +9,12 @@ from pathlib import Path
 import pytest
 import torch
 from accelerate.hooks import ModelHook, add_hook_to_module, remove_hook_from_module
-from diffusers import StableDiffusionPipeline, StableDiffusionXLImg2ImgPipeline, StableDiffusionXLPipeline
+from diffusers import (
+    AutoencoderTiny,
+    StableDiffusionPipeline,
+    StableDiffusionXLImg2ImgPipeline,
+    StableDiffusionXLPipeline,
+)
 from PIL import Image
 from tests.generate.test_modes import CANVAS, assert_same
 from tests.tiny import tiny_pipeline, tiny_stock
@@ -238,6 +243,19 @@ def test_there_and_back_the_modules_are_the_same_and_so_is_the_file(
         each("a fox", seed=7, **QUICK).save(tmp_path / name)[0] for each, name in ((pipe, "1"), (back, "2"))
     ]
     assert files[0].read_bytes() == files[1].read_bytes()
+
+
+def test_a_tiny_decoder_goes_to_diffusers_and_comes_back(folder: Path, tmp_path: Path) -> None:
+    AutoencoderTiny(encoder_block_out_channels=(8,) * 4, decoder_block_out_channels=(8,) * 4).save_pretrained(
+        tmp_path / "decoder"
+    )
+    pipe = ssd1b.load(folder, device="cpu", engine="torch", tiny_decoder=tmp_path / "decoder")
+    stock = pipe.to_diffusers()
+    ours = pipe("a fox", guidance=5.0, seed=7, **QUICK)
+    assert_same(ours.images[0], stock_picture(stock, ours.requests[0]))
+    back = ssd1b.wrap(stock)
+    assert (pipe.model.decoder, back.model.decoder) == ("decoder", "tiny")
+    assert back("a fox", guidance=5.0, seed=7, **QUICK).images[0].tobytes() == ours.images[0].tobytes()
 
 
 def test_what_diffusers_saves_of_it_is_the_model_again(pipe: ssd1b.Pipeline, tmp_path: Path) -> None:
