@@ -15,12 +15,13 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from ssd1b.base.errors import LayoutError, RecipeError
+from ssd1b.base.errors import RecipeError
 from ssd1b.base.files import finished_folder, write_manifest
 from ssd1b.base.seeds import seed_of
 from ssd1b.formats.diffusers_folder import read_json
 from ssd1b.models.schedule import prediction_of, prediction_type
 from ssd1b.plan.layers import LayerPlan
+from ssd1b.plan.shape import UNetShape
 from ssd1b.surgery.carve import carve_state
 
 if TYPE_CHECKING:
@@ -70,14 +71,21 @@ def carved_further(plan: LayerPlan, before: LayerPlan, state: Mapping[str, Tenso
     Raises:
         RecipeError: the plan keeps a layer that the earlier student no longer has.
     """
-    by_teacher_key = {before.teacher_key(key): value for key, value in state.items()}
-    try:
-        return carved(plan, by_teacher_key)
-    except LayoutError:
+    check_nested(plan, before)
+    return carved(plan, {before.teacher_key(key): value for key, value in state.items()})
+
+
+def check_nested(plan: LayerPlan, before: LayerPlan) -> None:
+    """See that a student of `before` has every layer that one of `plan` is carved from.
+
+    Raises:
+        RecipeError: it has not.
+    """
+    if plan.teacher != before.teacher or set(plan.weight_map().values()) - set(before.weight_map().values()):
         raise RecipeError(
             f"A student of plan '{plan.name}' cannot be carved from one of plan '{before.name}', which no "
             "longer has all its layers. Remove layers in the order in which the plans nest."
-        ) from None
+        )
 
 
 def grown(plan: LayerPlan, before: LayerPlan, state: Mapping[str, Tensor], seed: int) -> UNet2DConditionModel:
@@ -90,13 +98,7 @@ def grown(plan: LayerPlan, before: LayerPlan, state: Mapping[str, Tensor], seed:
     Raises:
         RecipeError: the plan lacks a layer of the earlier student, or both have other teachers.
     """
-    lacks = set(before.weight_map().values()) - set(plan.weight_map().values())
-    if plan.teacher != before.teacher or lacks:
-        raise RecipeError(
-            f"A student of plan '{plan.name}' cannot be grown from one of plan '{before.name}', which has"
-            " layers that it lacks. Grow to a plan that keeps all the layers of the earlier one, of the same"
-            " teacher."
-        )
+    check_growable(plan, before)
     by_teacher_key = {before.teacher_key(key): value for key, value in state.items()}
     unet = from_scratch(plan, seed)
     weights = unet.state_dict()
@@ -108,6 +110,34 @@ def grown(plan: LayerPlan, before: LayerPlan, state: Mapping[str, Tensor], seed:
             weights[key] = torch.zeros_like(value)
     unet.load_state_dict(weights)
     return unet
+
+
+def check_growable(plan: LayerPlan, before: LayerPlan) -> None:
+    """See that a student of `plan` has every layer of one of `before`.
+
+    Raises:
+        RecipeError: it has not, or both have other teachers.
+    """
+    lacks = set(before.weight_map().values()) - set(plan.weight_map().values())
+    if plan.teacher != before.teacher or lacks:
+        raise RecipeError(
+            f"A student of plan '{plan.name}' cannot be grown from one of plan '{before.name}', which has"
+            " layers that it lacks. Grow to a plan that keeps all the layers of the earlier one, of the same"
+            " teacher."
+        )
+
+
+def check_origin(plan: LayerPlan, shape: UNetShape, stage: str, name: str) -> None:
+    """See that the plan's student can start from a UNet of this shape: its own, or its teacher's.
+
+    Raises:
+        RecipeError: it cannot; stage and model are named.
+    """
+    if shape not in (plan.shape, plan.teacher):
+        raise RecipeError(
+            f"Stage '{stage}': the UNet of '{name}' has neither the layout of plan '{plan.name}' nor "
+            "that of its teacher, so the student cannot start from it."
+        )
 
 
 def _lend(parts: Path, folder: Path) -> None:

@@ -106,6 +106,15 @@ def fetch(repo_id: str, revision: str | None = None, *, listener: Listener | Non
         return _from_cache(repo, str(error), listener)
 
 
+def on_disk(repo_id: str, revision: str | None = None) -> Path | None:
+    """The complete copy of a pipeline in the cache, or None; the network is left alone."""
+    from huggingface_hub import constants
+    from huggingface_hub.file_download import repo_folder_name
+
+    storage = Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=repo_id, repo_type="model")
+    return _Repo(repo_id, revision or _BRANCH, storage).cached()
+
+
 def fetch_tokenizers(repo_id: str) -> Path:
     """Return a folder with the two tokenizers of a pipeline (2 MB), without its weights.
 

@@ -22,6 +22,7 @@ from safetensors.torch import load_file, save_file
 from ssd1b.base.errors import RecipeError, nearest
 from ssd1b.base.files import sha256_file
 from ssd1b.base.seeds import seed_of
+from ssd1b.base.units import latent_side
 from ssd1b.mini.scenes import BUCKETS, Scene, Weights, caption, draw, training_scene
 from ssd1b.models.batch import Batch, Caption
 from ssd1b.models.encoders import encode_pixels, load_text, load_vae, time_ids
@@ -143,6 +144,14 @@ class MiniBatches:
 
     def _rows(self, bucket: int, first: int) -> Iterator[int]:
         return iter(range(first, min(first + _ENCODE, self.data.rows(bucket))))
+
+
+def latent_bytes(data: MiniData) -> int:
+    """What the cached latents of these scenes take: four channels in half precision."""
+    return sum(
+        data.rows(number) * 4 * 2 * latent_side(width) * latent_side(height)
+        for number, (width, height) in enumerate(BUCKETS)
+    )
 
 
 def _weights_hash(folder: Path) -> str:
