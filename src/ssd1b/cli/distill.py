@@ -37,6 +37,11 @@ def command(
         Path | None, typer.Option(help="Only write the newest checkpoint as a model folder here.")
     ] = None,
     curves: Annotated[bool, typer.Option("--curves", help="Only draw the loss curves so far.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only check it and say what it will take; nothing is loaded.")
+    ] = False,
+    n_ranks: Annotated[int, typer.Option("--ranks", min=1, help="With --dry-run: on so many devices.")] = 1,
+    as_json: Annotated[bool, typer.Option("--json", help="With --dry-run: one JSON object.")] = False,
 ) -> None:
     """Train what a recipe says. The same command again goes on where the run stopped.
 
@@ -46,6 +51,8 @@ def command(
         ssd1b distill mine.yaml --set stages.0.learning_rate=2e-4 --out runs/hot
 
         torchrun --standalone --nproc-per-node 2 -m ssd1b distill mini-sdxl
+
+        ssd1b distill mini-ssd --dry-run --ranks 2
 
         ssd1b distill mini-sdxl --snapshot models/halfway
     """
@@ -57,11 +64,14 @@ def command(
         _snapshot(plain, folder, snapshot)
     elif curves:
         _draw_curves(folder)
+    elif dry_run:
+        _dry_run(plain, folder, device, n_ranks, as_json=as_json)
     elif not _train(plain, folder, device, accept_changes):
         raise typer.Exit(0)
 
 
 def _train(recipe: Recipe, folder: Path, device: str | None, accept_changes: bool) -> bool:
+    from ssd1b.cli.trackers import Several, watchers
     from ssd1b.cli.training_bar import TrainingBar
     from ssd1b.distill.journal import Silent
     from ssd1b.distill.ranks import own_device, ranks
@@ -71,11 +81,21 @@ def _train(recipe: Recipe, folder: Path, device: str | None, accept_changes: boo
 
     place = own_device(choose(device, "float32").device)
     with ranks(place) as processes, stopping_on_signals() as stopping:
-        watcher = TrainingBar() if processes.leads else Silent()
+        watcher = Several([TrainingBar(), *watchers(recipe, folder)]) if processes.leads else Silent()
         find = providers()
         run = Run(recipe, folder, find, place, processes, watcher, stopping, tuple(sys.argv))
         with watcher:
             return carry_out(run, accept_changes=accept_changes)
+
+
+def _dry_run(recipe: Recipe, folder: Path, device: str | None, n_ranks: int, *, as_json: bool) -> None:
+    from ssd1b.cli import dry_run
+    from ssd1b.distill.stages import Run
+    from ssd1b.models.device import choose
+
+    run = Run(recipe, folder, providers(), choose(device, "float32").device)
+    if not dry_run.report(run, n_ranks, as_json=as_json):
+        raise typer.Exit(2)
 
 
 def _snapshot(recipe: Recipe, folder: Path, out: Path) -> None:
@@ -117,19 +137,28 @@ def batch_source(recipe: Recipe, stage: Stage) -> BatchSource:
 
     What the mini source makes once it keeps in the cache folder; `ssd1b data` prepares pictures.
     """
+    check_source(recipe)
+    if recipe.source == "images":
+        return _images(recipe, str(recipe.parts_model), stage)
+    from ssd1b.mini.dataset import MiniBatches, MiniData
+
+    parts = model_folder(str(recipe.parts_model))
+    data = MiniData.parse(stage.data)
+    return MiniBatches(parts, data, stage.batch, recipe.seed, cache_folder() / "mini")
+
+
+def check_source(recipe: Recipe) -> None:
+    """See that there is such a source and that it has what it needs.
+
+    Raises:
+        RecipeError: there is none, or something is missing.
+    """
     if recipe.source not in ("mini", "images"):
         raise RecipeError(f"There is no batch source '{recipe.source}'; there are 'mini' and 'images'.")
     if recipe.parts_model is None:
         raise RecipeError(
             f"The {recipe.source} source needs `parts:`, the model whose VAE and text encoders it uses."
         )
-    if recipe.source == "images":
-        return _images(recipe, recipe.parts_model, stage)
-    from ssd1b.mini.dataset import MiniBatches, MiniData
-
-    parts = model_folder(recipe.parts_model)
-    data = MiniData.parse(stage.data)
-    return MiniBatches(parts, data, stage.batch, recipe.seed, cache_folder() / "mini")
 
 
 def _images(recipe: Recipe, parts: str, stage: Stage) -> BatchSource:

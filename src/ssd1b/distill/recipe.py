@@ -179,6 +179,9 @@ class Recipe(Strict):
         description="Model whose VAE, text encoders, tokenizers and scheduler are put beside the student; "
         "the last stage's teacher if not given.",
     )
+    track: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = Field(
+        ("tensorboard",), strict=False, description="Where the log is drawn besides log.jsonl; [] is nowhere."
+    )
     stages: tuple[Stage, ...] = Field(min_length=1, strict=False)
 
     @model_validator(mode="after")

@@ -18,7 +18,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor
@@ -29,10 +29,12 @@ from ssd1b.base.seeds import seed_of
 from ssd1b.distill import checkpoint, curves, lesson, preflight, recipe_file, student
 from ssd1b.distill.checkpoint import Saved
 from ssd1b.distill.journal import Journal, Silent, Watcher
+from ssd1b.distill.journal import read as read_log
 from ssd1b.distill.ranks import Ranks
 from ssd1b.distill.recipe import Recipe, Stage
 from ssd1b.distill.step import Objective
 from ssd1b.distill.trainer import Stopping, Surroundings, Trainer
+from ssd1b.formats import card
 from ssd1b.models.batch import BatchSource
 from ssd1b.models.folder import load_unet
 from ssd1b.plan.layers import LayerPlan
@@ -43,8 +45,17 @@ if TYPE_CHECKING:
 
 # Keys that may change between two starts of one run: they move no weight.
 _HARMLESS = frozenset(
-    {"checkpoint_every", "keep", "milestone_every", "log_every", "about", "parallel", "skip_non_finite"}
-    | {"prefetch"}
+    {
+        "checkpoint_every",
+        "keep",
+        "milestone_every",
+        "log_every",
+        "about",
+        "parallel",
+        "skip_non_finite",
+        "prefetch",
+        "track",
+    }
 )
 
 
@@ -110,6 +121,7 @@ def carry_out(run: Run, *, accept_changes: bool = False) -> bool:
             run.watcher.said("Stopped and saved; the same command goes on from here.")
             return False
     _add_curves(run)
+    _add_card(run)
     run.watcher.said(f"The student is in {run.student}.")
     return True
 
@@ -209,15 +221,10 @@ def _start(run: Run, index: int, teacher: UNet2DConditionModel | None) -> UNet2D
     assert origin is not None, "the recipe promised a teacher"
     state = origin.state_dict()
     shape = shape_of(dict(origin.config))
-    if shape == plan.shape:
-        return student.from_state(plan, state)
-    if not lesson.is_cut_from(plan, shape):
-        name = stage.teacher if stage.start == "teacher" else stage.start
-        raise RecipeError(
-            f"Stage '{stage.name}': the UNet of '{name}' has neither the layout of plan '{plan.name}' nor "
-            "that of its teacher, so the student cannot start from it."
-        )
-    return student.carved(plan, state)
+    student.check_origin(
+        plan, shape, stage.name, str(stage.teacher) if stage.start == "teacher" else stage.start
+    )
+    return student.from_state(plan, state) if shape == plan.shape else student.carved(plan, state)
 
 
 def _load(run: Run, name: str, stage: Stage) -> UNet2DConditionModel:
@@ -256,6 +263,36 @@ def _add_curves(run: Run) -> None:
     run.ranks.wait()
 
 
+def _add_card(run: Run) -> None:
+    """Put the model card beside the student, unless it is there: the recipe and the last lines of the log."""
+    if run.ranks.leads and not (run.student / "README.md").is_file():
+        write_atomic(run.student / "README.md", _card(run))
+    run.ranks.wait()
+
+
+def _card(run: Run) -> str:
+    moments = [line for line in read_log(run.folder / "log.jsonl") if isinstance(line.get("losses"), dict)]
+    last = cast(dict[str, float], moments[-1]["losses"]) if moments else {}
+    facts = card.Facts(
+        name=run.recipe.name,
+        plan=run.find.plan(run.recipe.stages[-1].plan),
+        stages=[_told(stage) for stage in run.recipe.stages],
+        data=f"source `{run.recipe.source}`, seed {run.recipe.seed}.",
+        last_losses={name: value for name, value in last.items() if "/" not in name},
+    )
+    return card.card(facts)
+
+
+def _told(stage: Stage) -> dict[str, object]:
+    weights = stage.loss.model_dump(exclude={"feature_mode"})
+    words = [f"{value} {name}" for name, value in weights.items() if value] if stage.distils else ["task"]
+    batch = stage.batch * stage.accumulate
+    return stage.model_dump(include={"name", "teacher", "steps", "learning_rate"}) | {
+        "batch": batch,
+        "losses": ", ".join(words),
+    }
+
+
 def _parts(run: Run) -> Path | None:
     return run.find.model(run.recipe.parts_model) if run.recipe.parts_model else None
 
@@ -271,19 +308,29 @@ def _weighty(recipe: Recipe) -> dict[str, object]:
     return {key: value for key, value in tree.items() if key not in _HARMLESS} | {"stages": stages}
 
 
-def _settle_recipe(run: Run, accept_changes: bool) -> None:
-    """Write the recipe into the run's folder, or check that it is the one that is there."""
+def check_same_recipe(run: Run) -> None:
+    """See that the run's folder is new or holds a run of this recipe.
+
+    Raises:
+        RecipeError: it holds another's; the first difference is named.
+    """
     path = run.folder / "recipe.json"
-    if path.exists() and not accept_changes:
+    if path.exists():
         there = recipe_file.parse(json.loads(path.read_text(encoding="utf-8")), str(path))
         if _weighty(there) != _weighty(run.recipe):
             raise RecipeError(
                 f"{run.folder} holds a run of another recipe ({_difference(there, run.recipe)}). Give "
                 "another --out, or --accept-changes to go on from its last checkpoint with the new recipe."
             )
+
+
+def _settle_recipe(run: Run, accept_changes: bool) -> None:
+    """Write the recipe into the run's folder, or check that it is the one that is there."""
+    if not accept_changes:
+        check_same_recipe(run)
     if run.ranks.leads:
         run.folder.mkdir(parents=True, exist_ok=True)
-        write_atomic(path, run.recipe.model_dump_json(indent=1) + "\n")
+        write_atomic(run.folder / "recipe.json", run.recipe.model_dump_json(indent=1) + "\n")
     run.ranks.wait()
 
 
