@@ -7,7 +7,7 @@ they are asked for; does not know what a loss means.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -115,7 +115,7 @@ class Several:
 
     def __enter__(self) -> Self:
         for watcher in self._watchers:
-            if hasattr(watcher, "__enter__"):
+            if isinstance(watcher, AbstractContextManager):
                 self._open.enter_context(watcher)
         return self
 
