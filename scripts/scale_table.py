@@ -2,8 +2,7 @@
 
     python scripts/scale_table.py
 
-prints Markdown; a test holds the page against it. Nothing here is measured: operations and bytes are
-counted,
+prints Markdown; a test holds the page against it. Nothing here is measured: operations and bytes are counted,
 the cards' rate is the maker's, and what of it is reached and what an hour costs are the assumptions below.
 """
 
@@ -33,16 +32,16 @@ def main() -> None:
 def tables() -> str:
     """Both tables as Markdown."""
     seen = {ranks: forecast(ranks) for ranks in (8, 64)}
-    return f"{memory_table(seen[8], forecast(8, shards=8))}\n\n{time_table(seen)}"
+    return f"{memory_table(seen[8], forecast(8, 'fsdp2'))}\n\n{time_table(seen)}"
 
 
-def forecast(ranks: int, shards: int = 1) -> StageForecast:
+def forecast(ranks: int, parallel: str = "ddp") -> StageForecast:
     """The published recipe's stage with an average, four samples a card."""
-    stage = Stage(
-        name="x", plan="ssd-1b", start="teacher", teacher="sdxl", steps=1, batch=ROWS * ranks,
-        precision="bf16", gradient_checkpointing=True, ema=0.999,
-    )  # fmt: skip
-    return foresee(stage, catalog.find("ssd-1b"), SIZE_PX, Place("cuda", ranks, shards))
+    stage = Stage.model_validate({
+        "name": "x", "plan": "ssd-1b", "start": "teacher", "teacher": "sdxl", "steps": 1, "batch": ROWS * ranks,
+        "precision": "bf16", "gradient_checkpointing": True, "ema": 0.999, "parallel": parallel,
+    })  # fmt: skip
+    return foresee(stage, catalog.find("ssd-1b"), SIZE_PX, Place("cuda", ranks))
 
 
 def memory_table(whole: StageForecast, shared: StageForecast) -> str:

@@ -91,7 +91,7 @@ def test_a_teacher_of_another_layout_is_refused_as_in_the_run(
     config = json.loads(Path("teacher/unet/config.json").read_text())
     Path("teacher/unet/config.json").write_text(json.dumps(config | {"attention_head_dim": [2, 2, 2]}))
     assert main(["distill", "small.yaml", "--dry-run"]) == 2
-    assert "does not have the layout that plan 'mini-ssd' says (heads" in capsys.readouterr().err
+    assert "the teacher 'teacher'" in capsys.readouterr().err
 
 
 def test_weights_cut_short_are_named(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -120,7 +120,7 @@ def test_a_model_still_on_the_hub_is_said_to_be_unknown(tmp_path: Path) -> None:
 
 
 def test_the_mini_source_says_what_its_latents_take() -> None:
-    from ssd1b.distill.foresight import Look
+    from ssd1b.distill.preflight import Look
     from ssd1b.distill.recipe import Recipe
 
     stage = tiny.stage(data={"scenes": 18})

@@ -18,7 +18,6 @@ from tests.distill.crew import Job, ended, launch, left, same, start, student
 
 from ssd1b.base.errors import LayoutError, RecipeError
 from ssd1b.distill import journal, preflight
-from ssd1b.distill.ranks import Ranks
 from ssd1b.distill.recipe import Stage
 from ssd1b.distill.stages import carry_out
 from ssd1b.distill.student import from_scratch, write_model
@@ -226,4 +225,4 @@ def test_a_teacher_whose_answers_alone_count_may_have_other_layers(tmp_path: Pat
 def test_a_batch_that_cannot_be_shared_out_evenly_is_refused_at_once() -> None:
     recipe = tiny.run(Path("run"), tiny.stage(batch=3)).recipe
     with pytest.raises(RecipeError, match="a batch of 3 cannot be shared out evenly over 2 processes"):
-        preflight.check(recipe, 0, tiny.plan, Path, Ranks(1, 2))
+        preflight.check(recipe, 0, preflight.Look(tiny.plan, lambda name: None), 2)

@@ -98,6 +98,32 @@ def test_recomputing_activations_and_half_precision_take_less_memory() -> None:
     assert recomputed < plain and half < plain
 
 
+@pytest.mark.parametrize(
+    "keys",
+    [
+        {"loss": {"feature_level": "self-attention", "massive": 100.0}},
+        {"loss": {"feature_level": "blocks", "feature_weighting": "p2", "feature_mode": "normalised"}},
+        {"prediction": "v", "weighting": "min-snr"},
+        {"loss": {"feature": 0.0}},
+    ],
+)
+def test_every_kind_of_loss_can_be_rehearsed(keys: dict[str, object]) -> None:
+    stage = tiny.stage(start="teacher", teacher="t", **keys)
+    seen = rehearse(tiny.plan("mini-ssd"), stage, (64, 64), 2, "cpu")
+    assert 0 < seen.kept_bytes <= seen.peak_bytes
+
+
+def test_taps_at_more_places_keep_more() -> None:
+    plan = tiny.plan("mini-ssd")
+    blocks, attentions = (
+        rehearse(
+            plan, tiny.stage(start="teacher", teacher="t", loss={"feature_level": level}), (64, 64), 8, "cpu"
+        )
+        for level in ("blocks", "self-attention")
+    )
+    assert blocks.kept_bytes < attentions.kept_bytes
+
+
 def test_cards_keep_more_under_autocast_than_processors() -> None:
     stage = tiny.stage(start="teacher", teacher="t", precision="bf16")
     card, processor = (rehearse(tiny.plan("mini-ssd"), stage, (64, 64), 8, d) for d in ("cuda", "cpu"))
@@ -137,7 +163,7 @@ def test_memory_by_part_follows_from_what_is_trained_and_shared() -> None:
     n_teacher = sum(each.numel() for each in random_unet(plan.teacher, torch.float32).parameters())
     assert (one.memory.weights, one.memory.gradients, one.memory.average) == (4 * n, 4 * n, 4 * n)
     assert (one.memory.optimizer, one.memory.teacher) == (8 * n, 4 * n_teacher)
-    shared = foresee(stage, plan, (64, 64), Place(ranks=2, shards=2))
+    shared = foresee(stage.model_copy(update={"parallel": "fsdp2"}), plan, (64, 64), Place(ranks=2))
     assert shared.rows == 2 and shared.memory.optimizer == 4 * n and shared.memory.teacher == 4 * n_teacher
     some = foresee(stage.model_copy(update={"trainable": ("attn2",), "ema": 0.0}), plan, (64, 64), Place())
     assert some.memory.gradients < one.memory.gradients and some.memory.average == 0

@@ -18,7 +18,7 @@ from ssd1b.cli import show
 
 if TYPE_CHECKING:
     from ssd1b.distill.forecast import StageForecast
-    from ssd1b.distill.foresight import Look
+    from ssd1b.distill.preflight import Look
     from ssd1b.distill.probe import Speed
     from ssd1b.distill.recipe import Recipe, Stage
     from ssd1b.distill.stages import Run
@@ -76,12 +76,12 @@ def report(run: Run, ranks: int, *, as_json: bool) -> bool:
         UserError: whatever the real run would stop at, as far as it can be seen without loading anything.
     """
     from ssd1b.cli import forecast_table, trackers
-    from ssd1b.distill.foresight import check
+    from ssd1b.distill.preflight import check
     from ssd1b.distill.stages import check_same_recipe
 
     trackers.check(run.recipe)
     look = looking(run)
-    notes = check(run.recipe, look, ranks)
+    notes = check(run.recipe, 0, look, ranks)
     check_same_recipe(run)
     feeds = [feed_of(run.recipe, stage, look) for stage in run.recipe.stages]
     seen = _look(run, ranks, look, feeds)
@@ -95,7 +95,7 @@ def report(run: Run, ranks: int, *, as_json: bool) -> bool:
 
 def looking(run: Run) -> Look:
     """Names as the run finds them, but nothing is fetched and of a model only its layout is read."""
-    from ssd1b.distill.foresight import Look
+    from ssd1b.distill.preflight import Look
 
     return Look(run.find.plan, layout_of)
 

@@ -30,11 +30,14 @@ RESERVE = 0.10
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a stage runs: the device's kind, how many share the batch, how many share the student (FSDP2)."""
+    """Where a stage runs: the device's kind, and how many share the batch, and under FSDP2 the student."""
 
     device: str = "cpu"
     ranks: int = 1
-    shards: int = 1
+
+    def shards(self, stage: Stage) -> int:
+        """Over how many devices weights, gradients, moments and average of a stage's student lie."""
+        return self.ranks if stage.parallel == "fsdp2" else 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +126,7 @@ def foresee(stage: Stage, plan: LayerPlan, size_px: tuple[int, int], place: Plac
         parameters=whole,
         trained=trained,
         teacher_parameters=count.parameters(plan.teacher) if stage.teacher else 0,
-        memory=_memory(stage, plan, place.shards, activations),
+        memory=_memory(stage, plan, place.shards(stage), activations),
         activations_checkpointed=recomputed,
         activations_kept=kept,
         work=work(stage, plan, size_px, rows),

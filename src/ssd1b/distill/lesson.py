@@ -1,6 +1,7 @@
 """What a teacher and the parts beside a student say before training: noise schedule, prediction, layout.
 
-Reads scheduler configs, and refuses what cannot be compared. Does not know losses or loops.
+Reads scheduler configs, refuses what cannot be compared, and says what is compared with what. Does not know
+how losses are computed, nor loops.
 """
 
 from __future__ import annotations
@@ -9,9 +10,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from ssd1b.base.errors import LayoutError, RecipeError
 from ssd1b.distill.recipe import Stage
+from ssd1b.distill.step import Objective
 from ssd1b.formats.diffusers_folder import read_json
 from ssd1b.formats.unet_layout import fitted, layout_name
 from ssd1b.models.schedule import Schedule, prediction_of
@@ -55,6 +58,20 @@ def said_by(stage: Stage, teacher: Path | None, parts: Path | None) -> Said:
             " teacher that predicts v."
         )
     return Said(schedule, ours, theirs)
+
+
+def objective(stage: Stage, plan: LayerPlan, said: Said, teacher: nn.Module | None) -> Objective:
+    """What a stage compares: what was said, its recipe's modes, and the plan's tap pairs under a teacher."""
+    return Objective(
+        schedule=said.schedule,
+        weighting=stage.weighting,
+        teacher=teacher,
+        pairs=plan.tap_pairs(stage.loss.feature_level) if teacher and stage.loss.feature else (),
+        prediction=said.prediction,
+        teacher_prediction=said.teacher_prediction,
+        feature_weighting=stage.loss.feature_weighting,
+        massive=stage.loss.massive,
+    )
 
 
 def refuse_misfit(stage: Stage, plan: LayerPlan, teacher: UNetShape) -> None:

@@ -23,6 +23,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from ssd1b.base.units import latent_side
+from ssd1b.distill import lesson
+from ssd1b.distill.lesson import Said
 from ssd1b.distill.step import Objective, losses
 from ssd1b.models.batch import Batch
 from ssd1b.models.schedule import Schedule
@@ -81,11 +83,13 @@ def rehearse(plan: LayerPlan, stage: Stage, size_px: tuple[int, int], rows: int,
 
 
 def _objective(plan: LayerPlan, stage: Stage, numbers: torch.dtype) -> Objective:
-    schedule = Schedule.sdxl()
-    if not stage.distils:
-        return Objective(schedule, stage.weighting)
-    teacher = random_unet(plan.teacher, numbers).eval().requires_grad_(False)
-    return Objective(schedule, stage.weighting, teacher, plan.tap_pairs() if stage.loss.feature else ())
+    teacher = random_unet(plan.teacher, numbers).eval().requires_grad_(False) if stage.distils else None
+    return lesson.objective(stage, plan, unread(stage), teacher)
+
+
+def unread(stage: Stage) -> Said:
+    """What SDXL's scheduler would say, before any is read: a student of another kind is converted for."""
+    return Said(Schedule.sdxl(), stage.prediction or "epsilon", "epsilon")
 
 
 def random_unet(shape: UNetShape, numbers: torch.dtype) -> UNet2DConditionModel:

@@ -16,7 +16,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -105,7 +105,8 @@ def carry_out(run: Run, *, accept_changes: bool = False) -> bool:
         return True
     saved, complaints = checkpoint.newest(run.folder / "steps", run.ranks)
     first = saved.position.stage if saved else 0
-    preflight.check(run.recipe, first, run.find.plan, run.find.model, run.ranks)
+    look = preflight.Look(run.find.plan, lambda name: preflight.shape_in(run.find.model(name)))
+    preflight.check(run.recipe, first, look, run.ranks.world)
     if run.ranks.leads:
         checkpoint.tidy(run.folder / "steps")
     total = saved.position.total if saved else 0
@@ -184,20 +185,11 @@ def _train_stage(run: Run, index: int, journal: Journal, saved: Saved | None) ->
 
 
 def _objective(run: Run, stage: Stage, teacher: UNet2DConditionModel | None) -> Objective:
-    plan = run.find.plan(stage.plan)
     if teacher is not None:
         teacher.requires_grad_(False)
     said = lesson.said_by(stage, *_beside(run, stage))
-    return Objective(
-        schedule=said.schedule.to(run.device),
-        weighting=stage.weighting,
-        teacher=teacher,
-        pairs=plan.tap_pairs(stage.loss.feature_level) if teacher and stage.loss.feature else (),
-        prediction=said.prediction,
-        teacher_prediction=said.teacher_prediction,
-        feature_weighting=stage.loss.feature_weighting,
-        massive=stage.loss.massive,
-    )
+    here = replace(said, schedule=said.schedule.to(run.device))
+    return lesson.objective(stage, run.find.plan(stage.plan), here, teacher)
 
 
 def _beside(run: Run, stage: Stage) -> tuple[Path | None, Path | None]:
@@ -221,9 +213,8 @@ def _start(run: Run, index: int, teacher: UNet2DConditionModel | None) -> UNet2D
     assert origin is not None, "the recipe promised a teacher"
     state = origin.state_dict()
     shape = shape_of(dict(origin.config))
-    student.check_origin(
-        plan, shape, stage.name, str(stage.teacher) if stage.start == "teacher" else stage.start
-    )
+    name = str(stage.teacher) if stage.start == "teacher" else stage.start
+    student.check_origin(plan, shape, stage.name, name)
     return student.from_state(plan, state) if shape == plan.shape else student.carved(plan, state)
 
 

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from ssd1b.base.errors import RecipeError
 from ssd1b.base.files import finished_folder, write_manifest
 from ssd1b.base.seeds import seed_of
+from ssd1b.distill import lesson
 from ssd1b.formats.diffusers_folder import read_json
 from ssd1b.models.schedule import prediction_of, prediction_type
 from ssd1b.plan.layers import LayerPlan
@@ -133,7 +134,7 @@ def check_origin(plan: LayerPlan, shape: UNetShape, stage: str, name: str) -> No
     Raises:
         RecipeError: it cannot; stage and model are named.
     """
-    if shape not in (plan.shape, plan.teacher):
+    if shape != plan.shape and not lesson.is_cut_from(plan, shape):
         raise RecipeError(
             f"Stage '{stage}': the UNet of '{name}' has neither the layout of plan '{plan.name}' nor "
             "that of its teacher, so the student cannot start from it."
