@@ -13,7 +13,8 @@ from ssd1b.base.files import write_atomic
 from ssd1b.distill import chart, journal
 from ssd1b.distill.chart import Line, Panel, Span
 
-_COLOURS = {"task": "#2563eb", "output": "#d97706", "feature": "#0d9488"}
+_COLOURS = {"loss": "#475569", "task": "#2563eb", "output": "#d97706", "feature": "#0d9488"}
+_SHARES = frozenset({"masked"})  # logged among the losses, but in 0..1: a panel of their own
 _SHALLOW, _DEEP = (0x7C, 0x3A, 0xED), (0xF5, 0x9E, 0x0B)
 
 
@@ -32,29 +33,38 @@ def draw(folder: Path) -> Path:
 
 
 def svg(name: str, log: Sequence[Mapping[str, object]]) -> str:
-    """The curves of a log: losses, the single feature terms, the learning rate."""
+    """The curves of a log: the sum and its parts, the single feature terms, shares, the learning rate."""
     moments = [line for line in log if "losses" in line]
     terms_seen = {key for line in moments for key in _losses(line) if key.startswith("feature/")}
     sites = sorted(terms_seen, key=_order)
     stages = [[line for line in moments if line["stage"] == span.label] for span in _spans(moments)]
-    parts = [
-        Line(part if stage is stages[-1] else "", colour, _loss(stage, part))
-        for stage in stages
-        for part, colour in _COLOURS.items()
-    ]
+    single = {name for line in moments for name in _losses(line) if "/" not in name}
+    parts = _named(stages, [*_COLOURS, *sorted(single - _COLOURS.keys() - _SHARES)])
+    shares = _named(stages, sorted(_SHARES))
     terms = [term for stage in stages for term in _terms(stage, sites, named=stage is stages[-1])]
     rates = [(_float(line["total"]), _float(line["learning_rate"])) for line in moments]
     panels = [
-        Panel("Losses, each unweighted", parts, 280),
+        Panel("Losses: their weighted sum (loss), and each part unweighted", parts, 280),
         Panel("Feature terms, from the first tap pair (violet) to the last (amber)", terms, 240),
+        Panel("Share of the teacher's feature values that is left out", shares, 120, log=False),
         Panel("Learning rate", [Line("", "#6b7280", rates, smooth=False)], 70, log=False),
     ]
     return chart.svg(f"Loss curves of {name}", _subtitle(moments), panels, _spans(moments))
 
 
+def _named(stages: Sequence[Sequence[Mapping[str, object]]], names: Sequence[str]) -> list[Line]:
+    """A line for each name in each stage; those of the last stage say who they are."""
+    return [
+        Line(name if stage is stages[-1] else "", _COLOURS.get(name, "#6b7280"), _loss(stage, name))
+        for stage in stages
+        for name in names
+    ]
+
+
 def _terms(stage: Sequence[Mapping[str, object]], sites: Sequence[str], *, named: bool) -> list[Line]:
     """One line per tap pair, coloured by depth; if `named`, the first, middle and last say who they are."""
-    speaking = {sites[0], sites[-1], *(s for s in sites if "mid_block" in s)} if named and sites else set()
+    middle = [site for site in sites if "mid_block" in site][:1]
+    speaking = {sites[0], *middle, sites[-1]} if named and sites else set()
     last = max(len(sites) - 1, 1)
     return [
         Line(
@@ -97,7 +107,7 @@ def _float(value: object) -> float:
 
 def _order(site: str) -> tuple[int, str]:
     """Running order: down, middle, up; within a block a residual block comes before its attention."""
-    place = next(i for i, part in enumerate(("down", "mid", "up")) if f"/{part}" in site)
+    place = next((i for i, part in enumerate(("down", "mid", "up")) if f"/{part}" in site), 3)
     block, _, rest = site.partition(".resnets.") if ".resnets." in site else site.partition(".attentions.")
     return place, f"{block} {rest} {'b' if '.attentions.' in site else 'a'}"
 
