@@ -38,7 +38,8 @@ def tables() -> str:
 def forecast(ranks: int, parallel: str = "ddp") -> StageForecast:
     """The published recipe's stage with an average, four samples a card."""
     stage = Stage.model_validate({
-        "name": "x", "plan": "ssd-1b", "start": "teacher", "teacher": "sdxl", "steps": 1, "batch": ROWS * ranks,
+        "name": "x", "plan": "ssd-1b", "start": "teacher", "teacher": "sdxl", "steps": 1,
+        "batch": ROWS * ranks,
         "precision": "bf16", "gradient_checkpointing": True, "ema": 0.999, "parallel": parallel,
     })  # fmt: skip
     return foresee(stage, catalog.find("ssd-1b"), SIZE_PX, Place("cuda", ranks))

@@ -22,14 +22,19 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 from tests.distill import tiny
+from torch import nn
 
 from ssd1b.base.errors import UserError
+from ssd1b.cli.previews import Live
 from ssd1b.distill import checkpoint
 from ssd1b.distill.journal import Silent
 from ssd1b.distill.ranks import Ranks, ranks
 from ssd1b.distill.recipe import Stage
 from ssd1b.distill.stages import Providers, carry_out
+from ssd1b.distill.step import Objective
 from ssd1b.distill.trainer import Stopping, stopping_on_signals
+from ssd1b.generate.engines import Conditioning
+from ssd1b.generate.engines.torch import TorchDenoiser
 from ssd1b.models.batch import Batch, Caption
 
 ROOT = Path(__file__).parents[2]
@@ -45,6 +50,7 @@ class Job:
     stop_at: int = 0  # the last rank alone is asked to stop, so that this step of the stage is the last
     poison: tuple[int, ...] = ()  # global batches whose first sample is not a number
     largest_file: int = 0  # bytes; 0 is no limit
+    drawn: bool = False  # previews are drawn where the stages ask for them
     even: bool = False  # on the teacher that two processes can halve cleanly
     environment: Mapping[str, str] = field(default_factory=dict)
 
@@ -85,6 +91,19 @@ class Recording:
         return self.source.empty()
 
 
+class Drawing:
+    """Calls both UNets as previews do: once on every process, inside inference mode."""
+
+    def draw(self, student: nn.Module, objective: Objective, total: int) -> None:
+        batch = tiny.TinyBatches(1).batch_at(0)
+        cond = Conditioning(batch.context_BTC, batch.pooled_BC, batch.time_ids_B6)
+        with torch.inference_mode():
+            for unet in filter(None, (student, objective.teacher)):
+                live = Live(TorchDenoiser(unet, at_once=2))
+                assert live.predict_noise(batch.latent_BCHW, torch.tensor([9]), cond).isfinite().all()
+        print("drawn after", total, flush=True)
+
+
 def carry(job: Job, processes: Ranks, stopping: Stopping) -> bool:
     """Carry out a job in this process."""
     job.folder.mkdir(parents=True, exist_ok=True)
@@ -93,7 +112,9 @@ def carry(job: Job, processes: Ranks, stopping: Stopping) -> bool:
     last = processes.rank == processes.world - 1
     watcher = Watching(stopping, job.stop_at if last else 0)
     find = Providers(tiny.even_plan if job.even else tiny.plan, Path, source)
-    return carry_out(replace(run, find=find, ranks=processes, stopping=stopping, watcher=watcher))
+    previews = Drawing() if job.drawn else None
+    around = {"ranks": processes, "stopping": stopping, "watcher": watcher, "previews": previews}
+    return carry_out(replace(run, find=find, **around))
 
 
 def launch(*jobs: Job, world: int = 1) -> list[tuple[int, str]]:

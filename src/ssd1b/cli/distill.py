@@ -7,6 +7,7 @@ insides.
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -17,8 +18,9 @@ from ssd1b.base.files import cache_folder
 from ssd1b.cli.show import say
 
 if TYPE_CHECKING:
+    from ssd1b.distill.previews import Previews
     from ssd1b.distill.recipe import Recipe, Stage
-    from ssd1b.distill.stages import Providers
+    from ssd1b.distill.stages import Providers, Run
     from ssd1b.models.batch import BatchSource
 
 
@@ -82,10 +84,22 @@ def _train(recipe: Recipe, folder: Path, device: str | None, accept_changes: boo
     place = own_device(choose(device, "float32").device)
     with ranks(place) as processes, stopping_on_signals() as stopping:
         watcher = Several([TrainingBar(), *watchers(recipe, folder)]) if processes.leads else Silent()
-        find = providers()
-        run = Run(recipe, folder, find, place, processes, watcher, stopping, tuple(sys.argv))
+        run = Run(recipe, folder, providers(), place, processes, watcher, stopping, tuple(sys.argv))
+        run = replace(run, previews=_previews(run))
         with watcher:
             return carry_out(run, accept_changes=accept_changes)
+
+
+def _previews(run: Run) -> Previews | None:
+    """Who draws the grids of a run; nobody where its recipe asks for none."""
+    if not any(stage.preview_every for stage in run.recipe.stages):
+        return None
+    from ssd1b.cli.previews import Grids, own_prompts
+
+    shape = run.find.plan(run.recipe.stages[0].plan).shape
+    prompts = run.recipe.preview_prompts or own_prompts(shape)
+    parts = run.find.model(str(run.recipe.parts_model))
+    return Grids(parts, run.folder, prompts, run.ranks, run.device, run.watcher)
 
 
 def _dry_run(recipe: Recipe, folder: Path, device: str | None, n_ranks: int, *, as_json: bool) -> None:

@@ -16,6 +16,8 @@ from ssd1b.base.errors import RecipeError
 from ssd1b.distill.journal import Silent
 
 if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
+
     from ssd1b.distill.journal import Moment, Watcher
     from ssd1b.distill.recipe import Recipe
 
@@ -77,12 +79,27 @@ class TensorBoard(Silent):
 
     def logged(self, moment: Moment) -> None:
         """Write every number at the run's step."""
+        writer = self._writing(moment.total)
+        for name, value in numbers(moment).items():
+            writer.add_scalar(name, value, moment.total)
+
+    def pictured(self, path: Path, total: int) -> None:
+        """Write the grid at the run's step."""
+        import numpy as np
+        from PIL import Image
+
+        with Image.open(path) as grid:
+            pixels_HWC = np.asarray(grid.convert("RGB"))
+        self._writing(total).add_image("previews", pixels_HWC, total, dataformats="HWC")
+
+    def _writing(self, total: int) -> SummaryWriter:
+        """The writer, opened at the first thing there is to write."""
         if self._writer is None:
             from torch.utils.tensorboard import SummaryWriter
 
-            self._writer = SummaryWriter(str(self._folder), purge_step=moment.total)
-        for name, value in numbers(moment).items():
-            self._writer.add_scalar(name, value, moment.total)
+            self._writer = SummaryWriter(str(self._folder), purge_step=total)
+        writer: SummaryWriter = self._writer
+        return writer
 
 
 class Hosted(Silent):
@@ -104,6 +121,10 @@ class Hosted(Silent):
     def logged(self, moment: Moment) -> None:
         """Send every number at the run's step."""
         self._module.log(numbers(moment), step=moment.total)
+
+    def pictured(self, path: Path, total: int) -> None:
+        """Send the grid at the run's step."""
+        self._module.log({"previews": self._module.Image(str(path))}, step=total)
 
 
 class Several:
@@ -141,3 +162,8 @@ class Several:
         """Tell all."""
         for watcher in self._watchers:
             watcher.said(sentence)
+
+    def pictured(self, path: Path, total: int) -> None:
+        """Tell all."""
+        for watcher in self._watchers:
+            watcher.pictured(path, total)

@@ -13,6 +13,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from ssd1b.base.units import human_seconds
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from ssd1b.distill.journal import Moment
 
 _LOSSES = ("task", "output", "feature")
@@ -64,6 +66,10 @@ class TrainingBar:
     def said(self, sentence: str) -> None:
         """Print a sentence above the bar."""
         self._console.print(sentence, highlight=False, soft_wrap=True)
+
+    def pictured(self, path: Path, total: int) -> None:
+        """Say where the previews are."""
+        self.said(f"Previews after {total} steps: {path}")
 
     def _close(self) -> None:
         if self._bar is not None:

@@ -50,6 +50,10 @@ class Watcher(Protocol):
         """Something a person should know happened (resumed, saved, stopped)."""
         ...
 
+    def pictured(self, path: Path, total: int) -> None:
+        """A grid of previews was written, after `total` steps of the run."""
+        ...
+
 
 class Silent:
     """A watcher that looks away."""
@@ -70,6 +74,9 @@ class Silent:
         """Look away."""
 
     def said(self, sentence: str) -> None:
+        """Look away."""
+
+    def pictured(self, path: Path, total: int) -> None:
         """Look away."""
 
 

@@ -31,8 +31,8 @@ if TYPE_CHECKING:
 
 SIDE = {"cpu": 2048, "cuda": 8192}
 STEPS = 3
-# The share of the matrix products' rate that a step is taken to reach, at worst and at best. Assumed for both:
-# no step was held against its machine's rate here.
+# The share of the matrix products' rate that a step is taken to reach, at worst and at best. Assumed: no step
+# was held against its machine's rate yet.
 SHARES = {"cpu": (0.6, 0.95), "cuda": (0.25, 0.6)}
 REAL_STEPS_BELOW_S = 8.0
 

@@ -122,6 +122,9 @@ class Stage(Strict):
     keep: Positive = Field(2, description="Newest checkpoints kept.")
     milestone_every: Count = Field(0, description="Steps between checkpoints kept for good; 0 is none.")
     log_every: Positive = Field(10, description="Steps between log lines.")
+    preview_every: Count = Field(
+        0, description="Steps between grids of what teacher and student draw; 0 is none. Changes no weight."
+    )
     data: dict[str, Scalar | list[Scalar]] = Field(
         default_factory=dict, description="Handed to the batch source."
     )
@@ -182,6 +185,9 @@ class Recipe(Strict):
     track: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = Field(
         ("tensorboard",), strict=False, description="Where the log is drawn besides log.jsonl; [] is nowhere."
     )
+    preview_prompts: tuple[str, ...] = Field(
+        (), strict=False, description="What previews draw; [] is the program's own prompts."
+    )
     stages: tuple[Stage, ...] = Field(min_length=1, strict=False)
 
     @model_validator(mode="after")
@@ -191,6 +197,8 @@ class Recipe(Strict):
             raise ValueError(f"two stages have the same name: {', '.join(names)}")
         if self.stages[0].start in ("previous", "grown"):
             raise ValueError("the first stage cannot start from a previous one")
+        if self.parts_model is None and any(stage.preview_every for stage in self.stages):
+            raise ValueError("'preview_every' needs 'parts', the model whose VAE and text encoders draw")
         return self
 
     @property

@@ -30,9 +30,11 @@ from ssd1b.distill import checkpoint, curves, lesson, preflight, recipe_file, st
 from ssd1b.distill.checkpoint import Saved
 from ssd1b.distill.journal import Journal, Silent, Watcher
 from ssd1b.distill.journal import read as read_log
+from ssd1b.distill.previews import Previews
 from ssd1b.distill.ranks import Ranks
 from ssd1b.distill.recipe import Recipe, Stage
 from ssd1b.distill.step import Objective
+from ssd1b.distill.student import Beside
 from ssd1b.distill.trainer import Stopping, Surroundings, Trainer
 from ssd1b.formats import card
 from ssd1b.models.batch import BatchSource
@@ -55,6 +57,8 @@ _HARMLESS = frozenset(
         "skip_non_finite",
         "prefetch",
         "track",
+        "preview_every",
+        "preview_prompts",
     }
 )
 
@@ -80,6 +84,7 @@ class Run:
     watcher: Watcher = field(default_factory=Silent)
     stopping: Stopping = field(default_factory=Stopping)
     command: Sequence[str] = ()
+    previews: Previews | None = None
 
     @property
     def student(self) -> Path:
@@ -122,7 +127,6 @@ def carry_out(run: Run, *, accept_changes: bool = False) -> bool:
             run.watcher.said("Stopped and saved; the same command goes on from here.")
             return False
     _add_curves(run)
-    _add_card(run)
     run.watcher.said(f"The student is in {run.student}.")
     return True
 
@@ -150,7 +154,8 @@ def snapshot(run: Run, out: Path) -> int:
     config = run.find.plan(stage.plan).unet_config()
     facts = {"run": run.recipe.name, "stage": stage.name, "step": saved.position.step, "plan": stage.plan}
     predicts = lesson.said_by(stage, *_beside(run, stage)).prediction
-    student.write_model(config, weights, _parts(run), out, run.command, prediction=predicts, **facts)
+    beside = Beside(_parts(run), predicts)
+    student.write_model(config, weights, beside, out, run.command, **facts)
     return saved.position.total
 
 
@@ -170,6 +175,7 @@ def _train_stage(run: Run, index: int, journal: Journal, saved: Saved | None) ->
         ranks=run.ranks,
         watcher=run.watcher,
         stopping=run.stopping,
+        previews=run.previews,
     )
     objective = _objective(run, stage, teacher if stage.distils else None)
     trainer = Trainer(unet, objective, run.find.source(run.recipe, stage), stage, around)
@@ -233,13 +239,13 @@ def _write(run: Run, index: int, weights: Mapping[str, Tensor]) -> None:
     stage = run.recipe.stages[index]
     config = run.find.plan(stage.plan).unet_config()
     last = index == len(run.recipe.stages) - 1
+    predicts = lesson.said_by(stage, *_beside(run, stage)).prediction
     student.write_model(
         config,
         weights,
-        _parts(run),
+        Beside(_parts(run), predicts, _card(run) if last else ""),
         run.student if last else run.stage_folder(index),
         run.command,
-        prediction=lesson.said_by(stage, *_beside(run, stage)).prediction,
         run=run.recipe.name,
         stage=stage.name,
         plan=stage.plan,
@@ -254,14 +260,8 @@ def _add_curves(run: Run) -> None:
     run.ranks.wait()
 
 
-def _add_card(run: Run) -> None:
-    """Put the model card beside the student, unless it is there: the recipe and the last lines of the log."""
-    if run.ranks.leads and not (run.student / "README.md").is_file():
-        write_atomic(run.student / "README.md", _card(run))
-    run.ranks.wait()
-
-
 def _card(run: Run) -> str:
+    """The finished student's model card, from the recipe and the last losses of the log."""
     moments = [line for line in read_log(run.folder / "log.jsonl") if isinstance(line.get("losses"), dict)]
     last = cast(dict[str, float], moments[-1]["losses"]) if moments else {}
     facts = card.Facts(

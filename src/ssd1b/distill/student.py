@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -158,27 +159,35 @@ def _say_prediction(path: Path, prediction: str) -> None:
         path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
+@dataclass(frozen=True, slots=True)
+class Beside:
+    """What lies beside a student's UNet: parts copied from a model, what it predicts, and a model card."""
+
+    parts: Path | None
+    prediction: str = "epsilon"
+    card: str = ""
+
+
 def write_model(
     config: Mapping[str, object],
     weights: Mapping[str, Tensor],
-    parts: Path | None,
+    beside: Beside | None,
     out: Path,
     command: Sequence[str],
-    *,
-    prediction: str = "epsilon",
     **facts: object,
 ) -> None:
-    """Write a student as a complete diffusers folder: its UNet, and the other parts copied from `parts`.
+    """Write a student as a complete diffusers folder, its UNet and what is `beside` it, or its UNet only.
 
-    Without `parts` the folder holds the UNet only. Weights are written as they are, float32; the scheduler
-    says what they predict.
+    Weights are written as they are, float32; the scheduler says what they predict.
     """
     from diffusers import UNet2DConditionModel
 
     with finished_folder(out, replace=True) as folder:
-        if parts is not None:
-            _lend(parts, folder)
-            _say_prediction(folder / "scheduler" / "scheduler_config.json", prediction)
+        if beside is not None and beside.parts is not None:
+            _lend(beside.parts, folder)
+            _say_prediction(folder / "scheduler" / "scheduler_config.json", beside.prediction)
+        if beside is not None and beside.card:
+            (folder / "README.md").write_text(beside.card, encoding="utf-8")
         unet_folder = folder / "unet"
         unet_folder.mkdir()
         with torch.device("meta"):

@@ -19,10 +19,11 @@ from torch import Tensor, nn
 
 from ssd1b.base.crash import crash_point
 from ssd1b.base.errors import UserError
-from ssd1b.distill import checkpoint, draws, optim, shards
+from ssd1b.distill import checkpoint, draws, optim, previews, shards
 from ssd1b.distill.ahead import Ahead
 from ssd1b.distill.checkpoint import Keeping, Position, Saved
 from ssd1b.distill.journal import Journal, Moment, Silent, Watcher, Window
+from ssd1b.distill.previews import Previews
 from ssd1b.distill.ranks import Ranks
 from ssd1b.distill.recipe import Stage
 from ssd1b.distill.step import Objective, losses
@@ -78,6 +79,7 @@ class Surroundings:
     ranks: Ranks = field(default_factory=Ranks)
     watcher: Watcher = field(default_factory=Silent)
     stopping: Stopping = field(default_factory=Stopping)
+    previews: Previews | None = None
 
 
 class Trainer:
@@ -130,11 +132,22 @@ class Trainer:
                 window.add(seen, stage.batch * stage.accumulate)
             if window.names and (self.step % stage.log_every == 0 or self.step == stage.steps):
                 self._log(window, steps_before)
+            if self._is_due(stage.preview_every) and not stop:
+                self._preview(steps_before + self.step)
             if stop or self.step == stage.steps or self._is_due(stage.checkpoint_every) or self._is_milestone:
                 self.save(Position(stage_index, self.step, steps_before + self.step, self.skipped))
             if stop:
                 return self.step == stage.steps
         return True
+
+    def _preview(self, total: int) -> None:
+        """Let what is learned so far be drawn, before it is saved: a run killed meanwhile draws it again."""
+        if self.around.previews is None:
+            return
+        teacher = self.objective.teacher
+        unets = (self.student, teacher) if teacher is not None else (self.student,)
+        with previews.at_rest(*unets), _precision(self.stage.precision, self.around.device):
+            self.around.previews.draw(self.student, self.objective, total)
 
     def _is_due(self, every: int) -> bool:
         return every > 0 and self.step % every == 0
