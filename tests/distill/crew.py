@@ -25,7 +25,7 @@ from tests.distill import tiny
 from torch import nn
 
 from ssd1b.base.errors import UserError
-from ssd1b.cli.previews import Live
+from ssd1b.evaluate.previews import Live
 from ssd1b.distill import checkpoint
 from ssd1b.distill.journal import Silent
 from ssd1b.distill.ranks import Ranks, ranks

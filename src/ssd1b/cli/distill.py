@@ -94,7 +94,7 @@ def _previews(run: Run) -> Previews | None:
     """Who draws the grids of a run; nobody where its recipe asks for none."""
     if not any(stage.preview_every for stage in run.recipe.stages):
         return None
-    from ssd1b.cli.previews import Grids, own_prompts
+    from ssd1b.evaluate.previews import Grids, own_prompts
 
     shape = run.find.plan(run.recipe.stages[0].plan).shape
     prompts = run.recipe.preview_prompts or own_prompts(shape)

@@ -12,8 +12,8 @@ import torch
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from ssd1b.cli import previews
-from ssd1b.cli.previews import Grids, own_prompts
+from ssd1b.evaluate import previews
+from ssd1b.evaluate.previews import Grids, own_prompts
 from ssd1b.cli.trackers import TensorBoard
 from ssd1b.distill.journal import Silent
 from ssd1b.distill.ranks import Ranks
