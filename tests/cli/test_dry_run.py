@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from tests.distill import tiny
 
+from ssd1b.base.errors import MissingFileError
 from ssd1b.cli import distill as verb
 from ssd1b.cli import dry_run
 from ssd1b.cli.dry_run import Feed
@@ -117,6 +118,16 @@ def test_plans_that_do_not_nest_are_refused(recipe: Path, capsys: pytest.Capture
 
 def test_a_model_still_on_the_hub_is_said_to_be_unknown(tmp_path: Path) -> None:
     assert dry_run.layout_of("somebody/something") is None
+
+
+def test_pictures_that_were_not_prepared_are_missed_before_training(tmp_path: Path) -> None:
+    from ssd1b.distill.preflight import Look
+    from ssd1b.distill.recipe import Recipe
+
+    stage = tiny.stage(data={"path": str(tmp_path)})
+    pictures = Recipe(name="x", source="images", parts="mini-parts", stages=(stage,))
+    with pytest.raises(MissingFileError, match="no finished cache of latents"):
+        dry_run.feed_of(pictures, stage, Look(tiny.plan, lambda name: None))
 
 
 def test_the_mini_source_says_what_its_latents_take() -> None:

@@ -25,7 +25,6 @@ from tests.distill import tiny
 from torch import nn
 
 from ssd1b.base.errors import UserError
-from ssd1b.evaluate.previews import Live
 from ssd1b.distill import checkpoint
 from ssd1b.distill.journal import Silent
 from ssd1b.distill.ranks import Ranks, ranks
@@ -33,6 +32,7 @@ from ssd1b.distill.recipe import Stage
 from ssd1b.distill.stages import Providers, carry_out
 from ssd1b.distill.step import Objective
 from ssd1b.distill.trainer import Stopping, stopping_on_signals
+from ssd1b.evaluate.previews import Live
 from ssd1b.generate.engines import Conditioning
 from ssd1b.generate.engines.torch import TorchDenoiser
 from ssd1b.models.batch import Batch, Caption

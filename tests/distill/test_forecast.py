@@ -13,6 +13,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from ssd1b.distill import forecast
+from ssd1b.distill.adamw import EightBit, Settings
 from ssd1b.distill.forecast import Place, foresee
 from ssd1b.distill.rehearsal import blank_batch, random_unet, rehearse
 from ssd1b.distill.step import Objective, losses
@@ -25,7 +26,7 @@ import json, sys, torch
 from pathlib import Path
 from tests.distill import tiny
 from ssd1b.distill.rehearsal import blank_batch, random_unet
-from ssd1b.distill.step import Objective, losses
+from ssd1b.distill.step import Objective, losses, precision
 from ssd1b.models.schedule import Schedule
 from ssd1b.plan import catalog
 
@@ -45,7 +46,7 @@ teacher = random_unet(plan.teacher, torch.bfloat16 if half else torch.float32).e
 objective = Objective(Schedule.sdxl(), "uniform", teacher, plan.tap_pairs())
 
 def step(batch, noise, timestep):
-    with torch.autocast("cpu", torch.bfloat16, enabled=half):
+    with precision(stage.precision, torch.device("cpu")):
         parts = losses(student, objective, batch, noise, timestep)
     parts.total(stage.loss).backward()
 
@@ -168,6 +169,26 @@ def test_memory_by_part_follows_from_what_is_trained_and_shared() -> None:
     some = foresee(stage.model_copy(update={"trainable": ("attn2",), "ema": 0.0}), plan, (64, 64), Place())
     assert some.memory.gradients < one.memory.gradients and some.memory.average == 0
     assert some.memory.weights == one.memory.weights
+
+
+def test_moments_of_one_byte_are_forecast_as_the_optimizer_keeps_them() -> None:
+    plan = tiny.even_plan("mini-ssd")
+    stage = tiny.stage(optimizer="adamw8bit")
+    unet = random_unet(plan.shape, torch.float32)
+    kept = EightBit(dict(unet.named_parameters()), Settings((0.9, 0.999), 0.01)).moments()
+    real = sum(each.nbytes for tensors in kept.values() for each in tensors.values())
+    seen = foresee(stage, plan, (64, 64), Place())
+    assert seen.memory.optimizer == real < 8 * seen.trained
+
+
+def test_updates_within_the_backward_pass_hold_no_gradients() -> None:
+    plan = tiny.plan("mini-ssd")
+    keys = {"start": "teacher", "teacher": "t", "clip": 0.0}
+    after, within = (
+        foresee(tiny.stage(update=when, **keys), plan, (64, 64), Place()) for when in ("step", "backward")
+    )
+    assert after.memory.gradients > 0 == within.memory.gradients
+    assert within.memory.total < after.memory.total
 
 
 def test_a_checkpoint_takes_the_bytes_it_was_said_to_take(tmp_path: object) -> None:

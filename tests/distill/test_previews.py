@@ -1,4 +1,4 @@
-"""Previews: drawn when they are due, by every process its share, and nothing of them is left in the weights."""
+"""Previews: drawn when due, by every process its share, and nothing of them is left in the weights."""
 
 from __future__ import annotations
 

@@ -102,6 +102,7 @@ def test_the_run_folder_says_what_it_is(whole: Run) -> None:
     assert manifest["run"] == "tiny" and manifest["plan"] == "mini-ssd"
     assert (whole.student / "vae" / "config.json").is_file(), "the teacher's other parts come along"
     assert (whole.student / "losses.svg").is_file()
+    assert "| blocks |" in (whole.student / "README.md").read_text(), "its card"
 
 
 def test_stock_diffusers_loads_the_student(whole: Run) -> None:

@@ -12,12 +12,12 @@ import torch
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from ssd1b.evaluate import previews
-from ssd1b.evaluate.previews import Grids, own_prompts
 from ssd1b.cli.trackers import TensorBoard
 from ssd1b.distill.journal import Silent
 from ssd1b.distill.ranks import Ranks
 from ssd1b.distill.step import Objective
+from ssd1b.evaluate import previews
+from ssd1b.evaluate.previews import Grids, own_prompts
 from ssd1b.evaluate.prompts import KINDS
 from ssd1b.generate import load, pipeline
 from ssd1b.generate.engines.torch import TorchDenoiser

@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ssd1b.base.errors import MissingFileError
 from ssd1b.base.files import cache_folder
 from ssd1b.base.units import human_bytes
 from ssd1b.cli import show
@@ -133,15 +134,41 @@ def feed_of(recipe: Recipe, stage: Stage, look: Look) -> Feed:
 
     Raises:
         RecipeError: the source is unknown, or its settings are wrong.
+        MissingFileError: nothing is prepared where its pictures should be.
     """
     from ssd1b.cli.distill import check_source
     from ssd1b.mini.dataset import MiniData, latent_bytes
     from ssd1b.plan.count import native_px
 
     check_source(recipe)
+    if recipe.source == "images":
+        return _pictures(stage)
     side_px = native_px(look.plan(stage.plan).shape)
     data = MiniData.parse(stage.data)
     return Feed(data.scenes, (side_px, side_px), latent_bytes(data), 0)
+
+
+def _pictures(stage: Stage) -> Feed:
+    """What `ssd1b data cache` left; it lies there already, so it takes no more of the disk."""
+    from ssd1b.data import needed
+
+    needed("pyarrow", "fsspec")
+    from ssd1b.data.buckets import sized
+    from ssd1b.data.cache import STRAIGHT
+    from ssd1b.data.images import ImageData, caches
+    from ssd1b.data.places import Place
+
+    data = ImageData.parse(stage.data)
+    found = caches(Place(data.path), "latents-")
+    if not found:
+        raise MissingFileError(
+            f"Stage '{stage.name}': {data.path} has no finished cache of latents. Make one: `ssd1b data cache"
+            f" {data.path} --model MODEL`."
+        )
+    _, _, listed = found[0]
+    straight = [shard for shard in listed if shard.variant == STRAIGHT]
+    sizes_px = [sized(shard.group) for shard in straight]
+    return Feed(sum(shard.rows for shard in straight), max(sizes_px, key=lambda px: px[0] * px[1]), 0, 0)
 
 
 def _look(run: Run, ranks: int, look: Look, feeds: Sequence[Feed]) -> Seen:

@@ -89,6 +89,11 @@ class Fused:
             }
 
 
+def packs(count: int) -> bool:
+    """Whether `EightBit` keeps the moments of a parameter of so many numbers in one byte each."""
+    return count >= SMALL and count % eight_bit.BLOCK == 0
+
+
 class EightBit:
     """AdamW whose moments take two bytes per parameter in place of eight (arXiv:2110.02861).
 
@@ -103,11 +108,11 @@ class EightBit:
         for group, name in product(self._moments, parameters):
             count, device = parameters[name].numel(), parameters[name].device
             zero_N = torch.zeros(count, device=device)
-            if count < SMALL or count % eight_bit.BLOCK:
-                self._moments[group][name] = zero_N
-            else:
+            if packs(count):
                 packed = _LEVELS[group](device).pack(zero_N)
                 self._moments[group][name], self._scales[f"{group}_scale"][name] = packed
+            else:
+                self._moments[group][name] = zero_N
 
     @torch.no_grad()
     def step(self, rate: float) -> None:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from math import prod
 from typing import TYPE_CHECKING
 
+from ssd1b.distill import adamw, eight_bit
 from ssd1b.distill.rehearsal import rehearse
 from ssd1b.plan import count
 from ssd1b.plan.tensors import tensors
@@ -21,8 +22,8 @@ if TYPE_CHECKING:
     from ssd1b.plan.shape import UNetShape
 
 FLOAT32, BFLOAT16 = 4, 2
-MOMENTS = 2 * FLOAT32
-"""Bytes AdamW keeps per trained parameter."""
+MOMENTS = 2
+"""AdamW keeps so many numbers per trained parameter."""
 
 RESERVE = 0.10
 """Share of the counted memory that is left for what is not: libraries' workspaces, fragments, contexts."""
@@ -130,7 +131,7 @@ def foresee(stage: Stage, plan: LayerPlan, size_px: tuple[int, int], place: Plac
         activations_checkpointed=recomputed,
         activations_kept=kept,
         work=work(stage, plan, size_px, rows),
-        checkpoint_bytes=FLOAT32 * whole + (MOMENTS + FLOAT32 * bool(stage.ema)) * trained,
+        checkpoint_bytes=FLOAT32 * (whole + trained * bool(stage.ema)) + _moments(stage, plan.shape),
         student_bytes=FLOAT32 * whole,
     )
 
@@ -140,8 +141,8 @@ def _memory(stage: Stage, plan: LayerPlan, shards: int, activations: int) -> Mem
     teacher = count.parameters(plan.teacher) if stage.teacher else 0
     return Memory(
         weights=FLOAT32 * whole // shards,
-        gradients=FLOAT32 * trained // shards,
-        optimizer=MOMENTS * trained // shards,
+        gradients=FLOAT32 * trained // shards if stage.update == "step" else 0,
+        optimizer=_moments(stage, plan.shape) // shards,
         average=FLOAT32 * trained // shards if stage.ema else 0,
         teacher=teacher * (BFLOAT16 if stage.precision == "bf16" else FLOAT32),
         activations=activations,
@@ -170,6 +171,21 @@ def disk_bytes(stages: Sequence[tuple[Stage, StageForecast]], lent_bytes: int) -
     return checkpoints + sum(seen.student_bytes + lent_bytes for _, seen in stages)
 
 
+def _moments(stage: Stage, shape: UNetShape) -> int:
+    """Bytes of AdamW's two moments; of eight bits with a scale per block, but for what stays in float32."""
+    counts = _counts(shape, stage.trainable)
+    if stage.optimizer == "adamw":
+        return MOMENTS * FLOAT32 * sum(counts)
+    packed = sum(count for count in counts if adamw.packs(count))
+    scales = FLOAT32 * packed // eight_bit.BLOCK
+    return MOMENTS * (packed + scales + FLOAT32 * (sum(counts) - packed))
+
+
 def _trained(shape: UNetShape, words: Sequence[str]) -> int:
+    return sum(_counts(shape, words))
+
+
+def _counts(shape: UNetShape, words: Sequence[str]) -> list[int]:
+    """Numbers in each trained tensor."""
     named = tensors(shape).items()
-    return sum(prod(sizes) for name, sizes in named if not words or any(word in name for word in words))
+    return [prod(sizes) for name, sizes in named if not words or any(word in name for word in words)]

@@ -25,7 +25,7 @@ from torch.utils._pytree import tree_leaves
 from ssd1b.base.units import latent_side
 from ssd1b.distill import lesson
 from ssd1b.distill.lesson import Said
-from ssd1b.distill.step import Objective, losses
+from ssd1b.distill.step import Objective, losses, precision
 from ssd1b.models.batch import Batch
 from ssd1b.models.schedule import Schedule
 from ssd1b.plan.count import TOKENS
@@ -42,7 +42,8 @@ if TYPE_CHECKING:
 class Rehearsal:
     """Bytes above weights and gradients: kept after the forward pass, and at the step's highest moment.
 
-    Both include what autocast keeps of the weights in bfloat16.
+    Both include the copies of weights in bfloat16 that autocast makes and the backward pass needs. With
+    `update: backward` the gradients that are there at one time are in the second.
     """
 
     kept_bytes: int
@@ -67,14 +68,14 @@ def rehearse(plan: LayerPlan, stage: Stage, size_px: tuple[int, int], rows: int,
             student.enable_gradient_checkpointing()
         for name, parameter in student.named_parameters():
             parameter.requires_grad_(not stage.trainable or any(word in name for word in stage.trainable))
-            parameter.grad = torch.zeros_like(parameter) if parameter.requires_grad else None
+            _expect_gradient(parameter, stage.update)
         objective = _objective(plan, stage, numbers)
         if half and device != "cpu":
             for unet in filter(None, (student, objective.teacher)):
                 _norms_as_on_cards(unet)
         batch, noise_BCHW, timestep_B = blank_batch(plan.shape, size_px, rows)
         ledger.start()
-        with torch.autocast("cpu", torch.bfloat16, enabled=half):
+        with precision(stage.precision, torch.device("cpu")):
             parts = losses(student, objective, batch, noise_BCHW, timestep_B)
         total = parts.total(stage.loss)
         kept = ledger.above
@@ -85,6 +86,20 @@ def rehearse(plan: LayerPlan, stage: Stage, size_px: tuple[int, int], rows: int,
 def _objective(plan: LayerPlan, stage: Stage, numbers: torch.dtype) -> Objective:
     teacher = random_unet(plan.teacher, numbers).eval().requires_grad_(False) if stage.distils else None
     return lesson.objective(stage, plan, unread(stage), teacher)
+
+
+def _expect_gradient(parameter: nn.Parameter, update: str) -> None:
+    """Make room for a gradient, or have it let go as soon as it is complete."""
+    if not parameter.requires_grad:
+        return
+    if update == "step":
+        parameter.grad = torch.zeros_like(parameter)
+    else:
+        parameter.register_post_accumulate_grad_hook(_let_go)
+
+
+def _let_go(parameter: Tensor) -> None:
+    parameter.grad = None
 
 
 def unread(stage: Stage) -> Said:

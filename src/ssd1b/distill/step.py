@@ -7,6 +7,7 @@ devices.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Protocol, TypeAlias
 
@@ -59,6 +60,16 @@ class Objective:
     teacher_prediction: str = "epsilon"
     feature_weighting: str = "uniform"
     massive: float = 0.0
+
+
+def precision(name: str, device: torch.device) -> torch.autocast | nullcontext[None]:
+    """The numbers that models run in: "fp32" as they are, "bf16" under autocast.
+
+    Nothing is kept for a second use: a weight serves once in a pass, and copies of all take gigabytes.
+    """
+    if name == "fp32":
+        return nullcontext()
+    return torch.autocast(device.type, torch.bfloat16, cache_enabled=False)
 
 
 def losses(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import signal
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
@@ -26,7 +26,7 @@ from ssd1b.distill.journal import Journal, Moment, Silent, Watcher, Window
 from ssd1b.distill.previews import Previews
 from ssd1b.distill.ranks import Ranks
 from ssd1b.distill.recipe import Stage
-from ssd1b.distill.step import Objective, losses
+from ssd1b.distill.step import Objective, losses, precision
 from ssd1b.distill.update import GradientError, updater
 from ssd1b.models.batch import Batch, BatchSource, Caption
 
@@ -146,7 +146,7 @@ class Trainer:
             return
         teacher = self.objective.teacher
         unets = (self.student, teacher) if teacher is not None else (self.student,)
-        with previews.at_rest(*unets), _precision(self.stage.precision, self.around.device):
+        with previews.at_rest(*unets), precision(self.stage.precision, self.around.device):
             self.around.previews.draw(self.student, self.objective, total)
 
     def _is_due(self, every: int) -> bool:
@@ -200,7 +200,7 @@ class Trainer:
 
     def _forward(self, fed: Fed) -> tuple[dict[str, Tensor], Tensor]:
         """The unweighted loss parts of one batch by name, and their weighted sum, to go backward from."""
-        with _precision(self.stage.precision, self.around.device):
+        with precision(self.stage.precision, self.around.device):
             given = (fed.batch, fed.noise_BCHW, fed.timestep_B, fed.nudge_BCHW)
             parts = losses(self.student, self.objective, *given)
         total = parts.total(self.stage.loss)
@@ -333,13 +333,6 @@ class Trainer:
         if self.average is not None:
             groups["average"] = self.average.weights
         return groups | {group: held for group, held in self.updater.moments().items() if held}
-
-
-def _precision(precision: str, device: torch.device) -> torch.autocast | nullcontext[None]:
-    """Nothing is kept for a second use: a weight serves once in a pass, and copies of all take gigabytes."""
-    if precision == "fp32":
-        return nullcontext()
-    return torch.autocast(device.type, torch.bfloat16, cache_enabled=False)
 
 
 def _batch_to(batch: Batch, device: torch.device) -> Batch:
