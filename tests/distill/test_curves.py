@@ -32,17 +32,11 @@ def test_a_run_of_two_stages_is_drawn_with_both_named_and_26_terms_each() -> Non
 
 
 def test_the_sum_and_names_nobody_knew_are_drawn_and_a_share_has_its_own_panel() -> None:
-    new = {
-        "loss": 0.5,
-        "task": 0.3,
-        "strange": 0.2,
-        "masked": 0.01,
-        "masked/mid_block": 0.1,
-        "feature/new": 1.0,
-    }
+    deep = "feature/up_blocks.1.attentions.2.transformer_blocks.1"
+    new = {"loss": 0.5, "task": 0.3, "strange": 0.2, "masked": 0.01, "masked/mid_block": 0.1, deep: 1.0}
     picture = curves.svg("x", log("only", 0, 50, new))
     words = {element.text for element in ET.fromstring(picture).iter() if element.tag.endswith("text")}
-    assert {"loss 0.5", "task 0.3", "strange 0.2", "masked 0.01"} <= words
+    assert {"loss 0.5", "task 0.3", "strange 0.2", "masked 0.01", "up 1.at 2.block 1 1"} <= words
     assert "Share of the teacher's feature values that is left out" in words
     assert not any("masked/" in (word or "") for word in words)
 

@@ -68,13 +68,21 @@ def _terms(stage: Sequence[Mapping[str, object]], sites: Sequence[str], *, named
     last = max(len(sites) - 1, 1)
     return [
         Line(
-            site.removeprefix("feature/") if site in speaking else "",
+            _short(site) if site in speaking else "",
             _between(number / last),
             chart.smoothed(_loss(stage, site)),
             smooth=False,
         )
         for number, site in enumerate(sites)
     ]
+
+
+def _short(site: str) -> str:
+    """A tap's name as the log has it, but for those deep within an attention site, which find no room."""
+    name = site.removeprefix("feature/")
+    if "transformer_blocks." not in name:
+        return name
+    return name.replace("_blocks.", " ").replace("attentions.", "at ").replace("transformer ", "block ")
 
 
 def _spans(moments: Sequence[Mapping[str, object]]) -> list[Span]:
