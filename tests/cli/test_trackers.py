@@ -58,17 +58,21 @@ def test_hosted_trackers_are_told_recipe_numbers_and_end(
     told: list[tuple[str, object]] = []
     fake = SimpleNamespace(
         init=lambda **facts: told.append(("init", facts)),
-        log=lambda values, step: told.append(("log", (values["loss/task"], step))),
+        log=lambda values, step: told.append(
+            ("log", (values.get("loss/task", values.get("previews")), step))
+        ),
+        Image=lambda path: f"picture {path}",
         finish=lambda: told.append(("finish", None)),
     )
     monkeypatch.setitem(sys.modules, name, fake)
     with Several(watchers(recipe(name), tmp_path / "hot")) as watcher:
         watcher.logged(moment(10, 0.5))
-    assert [what for what, _ in told] == ["init", "log", "finish"]
+        watcher.pictured(Path("grid.png"), 20)
+    assert [what for what, _ in told] == ["init", "log", "log", "finish"]
     facts = told[0][1]
     assert isinstance(facts, dict)
     assert facts["name"] == "hot" and facts["config"]["stages"][0]["plan"] == "mini-ssd"
-    assert told[1][1] == (0.5, 10)
+    assert told[1][1] == (0.5, 10) and told[2][1] == ("picture grid.png", 20)
 
 
 @pytest.mark.parametrize("name", ["wandb", "trackio", "tensorboard"])
