@@ -35,6 +35,7 @@ class Known:
     shape: UNetShape
     defaults: Defaults
     decoder: str = ""
+    adapters: tuple[()] = ()
 
 
 def known(name: str) -> Known:
