@@ -232,7 +232,6 @@ def test_a_file_and_its_weight_are_told_apart(tmp_path: Path) -> None:
 
 def test_openvino_cannot_wear_it_and_auto_goes_to_torch_and_says_so(folder: Path, tmp_path: Path) -> None:
     adapter = read_adapter(str(write_lora(tmp_path / "a.safetensors", random_changes(tiny_unet()))))
-    pytest.importorskip("openvino")
     with pytest.raises(RequestError, match="LoRA adapters change the weights"):
         load(str(folder), wish=wish_of("openvino"), adapters=[adapter])
     worn = load(str(folder), device="cpu", adapters=[adapter])
