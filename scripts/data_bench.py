@@ -248,7 +248,7 @@ def loader() -> dict[str, float]:
         parts = model_folder("mini-parts")
         for cache in (cache_latents, cache_texts):
             cache(made, Encoder(str(parts)), Alone(), lambda more: None)
-        source = ImageBatches(parts, ImageData(str(home / "out"), ahead=0), 32, 0)
+        source = ImageBatches(parts, ImageData(str(home / "out")), 32, 0)
         source.batch_at(0)
         start = time.process_time()
         for step in range(100):

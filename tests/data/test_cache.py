@@ -80,7 +80,7 @@ def test_workers_make_the_same_bytes_and_the_same_command_again_makes_none(ready
     for path in Path(latents(ready).root).glob("*.safetensors"):
         path.unlink()
     with pytest.raises(MissingFileError, match="is gone"):
-        ImageBatches(model, ImageData(ready.place.root, ahead=0), 4, 0).batch_at(0)
+        ImageBatches(model, ImageData(ready.place.root), 4, 0).batch_at(0)
     cache_latents(ready, Encoder(str(model)), Pool(2), nobody, flips=True)
     assert made.contents(Path(ready.place.root)) == before
     monkeypatch.setattr("ssd1b.data.cache.encode_pixels", None)
@@ -163,13 +163,14 @@ def test_an_epoch_of_batches_has_every_sample_once(ready, model) -> None:
     assert set(seen) <= set(ready.accepted["id"].to_pylist())
 
 
-def test_ranks_share_a_batch_and_reading_ahead_changes_nothing(ready, model) -> None:
-    plain, ahead = batches(ready, model, ahead=0), batches(ready, model, ahead=3)
+def test_ranks_share_a_batch_and_asking_in_another_order_changes_nothing(ready, model) -> None:
+    plain, other = batches(ready, model), batches(ready, model)
+    other.batch_at(9)
     for step in (0, 1, 2, 7, 3):
         whole = plain.batch_at(step)
-        again = ahead.batch_at(step)
+        again = other.batch_at(step)
         assert whole.ids == again.ids and torch.equal(whole.latent_BCHW, again.latent_BCHW)
-        shares = [ahead.batch_at(step, rank, 2) for rank in range(2)]
+        shares = [other.batch_at(step, rank, 2) for rank in range(2)]
         assert tuple(sorted(whole.ids)) == tuple(sorted(shares[0].ids + shares[1].ids))
         assert torch.equal(shares[1].latent_BCHW, whole.latent_BCHW[1::2])
     with pytest.raises(RecipeError, match="cannot be shared evenly by 3"):
@@ -234,7 +235,7 @@ def test_a_cache_of_another_manifest_is_not_used(ready, model, tmp_path) -> None
         ({}, "data: {path: FOLDER}"),
         ({"pth": "x"}, "Did you mean 'path'"),
         ({"path": "x", "flips": "yes"}, "must be a bool"),
-        ({"path": "x", "ahead": True}, "must be a int"),
+        ({"path": 3}, "must be a str"),
     ],
 )
 def test_a_recipes_data_is_checked(data, said) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import sqlite3
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,8 +16,10 @@ from tests.serve.conftest import Serving, serving
 from tests.serve.test_clients import wait_for
 
 from ssd1b.generate.picture import read_request
+from ssd1b.serve.jobs import Job
 from ssd1b.serve.limits import Limits
 from ssd1b.serve.settings import Settings
+from ssd1b.serve.store import Store
 
 WISH = {"prompt": "a fox", "width": 64, "height": 96, "steps": 3, "guidance": 3.0, "seed": 7}
 
@@ -66,6 +69,49 @@ def test_the_same_request_sent_twice_is_made_once(server: Serving) -> None:
     assert first["id"] == second["id"]
     other = httpx.post(f"{server.url}/v1/jobs", json=WISH | {"seed": 8}, headers=key)
     assert other.status_code == 409 and other.json()["error"]["code"] == "idempotency_key_reused"
+
+
+def test_a_request_sent_again_is_the_same_though_its_seed_was_left_open(server: Serving) -> None:
+    open_wish = {name: value for name, value in WISH.items() if name != "seed"}
+    key = {"idempotency-key": "open"}
+    first, second = [httpx.post(f"{server.url}/v1/jobs", json=open_wish, headers=key) for _ in range(2)]
+    assert (first.status_code, second.status_code) == (202, 202)
+    assert first.json()["id"] == second.json()["id"]
+
+
+def test_the_worker_outlives_a_disk_that_takes_nothing(
+    server: Serving, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    finish, refused = Store.finish, []
+
+    def full(store: Store, *given: object) -> Job:
+        if len(refused) < 1:
+            refused.append(given)
+            raise sqlite3.OperationalError("database or disk is full")
+        return finish(store, *given)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Store, "finish", full)
+    job = httpx.post(f"{server.url}/v1/jobs", json=WISH).json()
+    assert [event["type"] for event in events(f"{server.url}/v1/jobs/{job['id']}/events")][-1] == "done"
+    assert len(refused) == 1 and server.desk.worker.alive
+
+
+@pytest.mark.parametrize("said", [False, True])
+def test_the_log_has_a_line_a_job_and_prompts_only_if_asked_for(
+    models: tuple[str, str], tmp_path: Path, caplog: pytest.LogCaptureFixture, said: bool
+) -> None:
+    caplog.set_level("INFO", "ssd1b.serve")
+    with serving(Settings(tmp_path, models, log_prompts=said)) as server:
+        job = httpx.post(f"{server.url}/v1/jobs", json=WISH).json()
+        list(events(f"{server.url}/v1/jobs/{job['id']}/events"))
+        line = wait_for_line(caplog, str(job["id"]))
+    assert line["state"] == "done" and line["pictures"] == 1
+    assert (line.get("prompt") == "a fox") is said and ("a fox" in caplog.text) is said
+
+
+def wait_for_line(caplog: pytest.LogCaptureFixture, job: str) -> dict[str, object]:
+    wait_for(lambda: job in caplog.text)
+    return dict(json.loads(next(line for line in caplog.messages if job in line)))
 
 
 def test_a_running_job_stops_at_its_next_step(server: Serving) -> None:

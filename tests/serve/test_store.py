@@ -5,13 +5,16 @@ from __future__ import annotations
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
-from ssd1b.base.errors import DamagedFileError
+from ssd1b.base.errors import DamagedFileError, MissingFileError
+from ssd1b.generate.canvas import Canvas
 from ssd1b.generate.request import Request
 from ssd1b.serve.jobs import KeyReusedError, Order, QueueFullError, State, UnknownJobError
 from ssd1b.serve.limits import Limits
@@ -23,7 +26,7 @@ FOX = Request(
 
 
 def order(client: str = "ann", key: str = "", seed: int = 1) -> Order:
-    return Order(client, "m", [FOX.model_copy(update={"seed": seed})], key)
+    return Order(client, "m", [FOX.model_copy(update={"seed": seed})], key, digest=str(seed))
 
 
 @pytest.fixture
@@ -128,6 +131,18 @@ def test_no_text_leads_out_of_the_gallery(tmp_path_factory: pytest.TempPathFacto
     with pytest.raises((UnknownJobError, UnicodeEncodeError)):
         store.png(name)
     store.close()
+
+
+def test_what_is_painted_over_stays_until_its_job_has_ended(store: Store) -> None:
+    canvas = Canvas(Image.new("RGB", (8, 8), "red"), Image.new("L", (8, 8), 255))
+    painted = FOX.model_copy(update=canvas.fields())
+    job = store.add(replace(order(), requests=[painted], canvas=canvas))
+    store.sweep()
+    assert store.canvases(painted).keys() == {painted.image, painted.mask}
+    store.cancel(job.id)
+    store.sweep()
+    with pytest.raises(MissingFileError):
+        store.canvases(painted)
 
 
 def test_the_oldest_pictures_give_way(tmp_path: Path) -> None:

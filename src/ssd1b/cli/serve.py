@@ -71,12 +71,17 @@ def command(
 
 def _run(desk: object, settings: Settings) -> None:
     """Listen until asked to stop."""
+    import logging
+
     import uvicorn
 
     from ssd1b.serve.app import application
     from ssd1b.serve.desk import Desk
 
     assert isinstance(desk, Desk), "made by `command`"
+    log = logging.getLogger("ssd1b.serve")
+    log.setLevel(logging.INFO)
+    log.addHandler(logging.StreamHandler())  # on standard error, one line of JSON a job
     ear = listener(settings.host, settings.port)
     name, port = ear.getsockname()[:2]
     where = f"[{name}]" if ":" in name else name

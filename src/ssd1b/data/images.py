@@ -7,8 +7,7 @@ embeddings were kept, else they are encoded as they are asked for. It does not k
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,16 +28,13 @@ from ssd1b.data.texts import Texts
 from ssd1b.models.batch import Batch, Caption
 from ssd1b.models.encoders import TextStack, load_text
 
-_Make = Callable[[int, int, int], Batch]
-
 
 @dataclass(frozen=True, slots=True)
 class ImageData:
-    """What a stage trains on: an ingested folder, mirrored or not, and how many batches are read ahead."""
+    """What a stage trains on: an ingested folder, mirrored or not."""
 
     path: str
     flips: bool = False
-    ahead: int = 2
 
     @classmethod
     def parse(cls, data: Mapping[str, object]) -> ImageData:
@@ -47,7 +43,7 @@ class ImageData:
         Raises:
             RecipeError: a key is unknown, of the wrong kind, or `path` is missing.
         """
-        kinds: dict[str, type] = {"path": str, "flips": bool, "ahead": int}
+        kinds: dict[str, type] = {"path": str, "flips": bool}
         for key, value in data.items():
             if key not in kinds:
                 raise RecipeError(f"data: the images source has no key '{key}'.{did_you_mean(key, kinds)}")
@@ -82,7 +78,6 @@ class ImageBatches:
         counts = {bucket: len(self._rows[bucket, STRAIGHT]) for bucket in buckets}
         self.order = Order({bucket: count for bucket, count in counts.items() if count}, batch, seed)
         self._words = _Words(Place(data.path), parts)
-        self._ahead = _Ahead(self._made, data.ahead)
 
     def batch_at(self, step: int, rank: int = 0, world: int = 1) -> Batch:
         """Rank's slice of global batch `step`.
@@ -95,7 +90,7 @@ class ImageBatches:
                 f"A batch of {self.batch} cannot be shared evenly by {world} processes: samples would weigh"
                 " differently. Make the batch a multiple of the processes."
             )
-        return self._ahead.get(step, rank, world)
+        return self._made(step, rank, world)
 
     def empty(self) -> Caption:
         """The empty caption, encoded."""
@@ -162,27 +157,6 @@ class _Words:
         if self._stack is None:
             self._stack = load_text(self.parts, device=torch.device("cpu"), dtype=torch.float32)
         return self._stack
-
-
-class _Ahead:
-    """Reads the batches that usually come next in a thread beside the training; answers are the same."""
-
-    def __init__(self, make: _Make, many: int) -> None:
-        self._make, self._many = make, many
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="batches") if many else None
-        self._coming: dict[tuple[int, int, int], Future[Batch]] = {}
-
-    def get(self, step: int, rank: int, world: int) -> Batch:
-        """The batch; the next ones are begun."""
-        if self._thread is None:
-            return self._make(step, rank, world)
-        wanted = [(step + more, rank, world) for more in range(self._many + 1)]
-        for stale in set(self._coming) - set(wanted):
-            self._coming.pop(stale).cancel()
-        for each in wanted:
-            if each not in self._coming:
-                self._coming[each] = self._thread.submit(self._make, *each)
-        return self._coming.pop(wanted[0]).result()
 
 
 def _latents(out: Place, parts: Path, flips: bool) -> tuple[Place, list[Shard]]:

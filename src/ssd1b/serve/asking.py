@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import base64
 import binascii
+import hashlib
 import io
+import json
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, cast
 
@@ -54,7 +56,17 @@ def order_of(wish: Wish, residence: Residence, limits: Limits) -> Order:
     # `completed` reads name, shape, defaults and decoder, which a model that is not loaded has as well.
     requests = completed(wish.asked, cast("Model", known), wish.count)
     limits.refuse(requests)
-    return Order(wish.client, known.name, requests, wish.key, wish.dialect)
+    digest = _digest(wish, known.name)
+    return Order(wish.client, known.name, requests, wish.key, wish.dialect, digest, wish.asked.canvas)
+
+
+def _digest(wish: Wish, model: str) -> str:
+    """Hash of what a client said; what was left open does not count, so a request sent again is the same."""
+    asked = wish.asked
+    painted = asked.canvas.fields() if asked.canvas is not None else {}
+    said = {"prompt": asked.prompt, "size": asked.size, "aspect": asked.aspect, **asked.said(), **painted}
+    words = json.dumps({"model": model, "count": wish.count, **said}, sort_keys=True)
+    return hashlib.sha256(words.encode()).hexdigest()
 
 
 def canvas_of(image: bytes, mask: bytes | None, limits: Limits) -> Canvas:

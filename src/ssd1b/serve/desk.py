@@ -59,7 +59,7 @@ class Desk:
         self.store = Store(settings.folder, settings.limits)
         self.residence = Residence(names_of(settings.models), wish)
         self.broker = Broker()
-        self.worker = Worker(self.store, self.residence, self.broker)
+        self.worker = Worker(self.store, self.residence, self.broker, log_prompts=settings.log_prompts)
         self.refused = Refused()
 
     def open(self) -> None:
@@ -79,8 +79,6 @@ class Desk:
         """
         try:
             order = order_of(wish, self.residence, self.settings.limits)
-            if wish.asked.canvas is not None:
-                self.store.keep_canvas(wish.asked.canvas)
             job = self.store.add(order, self.seconds_until_room)
         except UserError as problem:
             self.refused.count("queue_full" if isinstance(problem, QueueFullError) else "invalid")

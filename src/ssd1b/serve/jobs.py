@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from ssd1b.base.errors import UserError
+from ssd1b.generate.canvas import Canvas
 from ssd1b.generate.request import Request
 
 
@@ -59,6 +60,8 @@ class Order:
         model: the name of the model that all pictures are made with.
         requests: one a picture, alike but for their seeds.
         key: idempotency key: the same key from the same client is the same job; "" is none.
+        digest: hash of what was said, before gaps were filled: a seed that was drawn makes no other request.
+        canvas: what is painted over, to be kept with the job.
         dialect: which API it came through, for the log.
     """
 
@@ -67,6 +70,8 @@ class Order:
     requests: Sequence[Request]
     key: str = ""
     dialect: str = "jobs"
+    digest: str = ""
+    canvas: Canvas | None = None
 
 
 @dataclass(frozen=True, slots=True)

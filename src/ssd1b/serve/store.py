@@ -6,7 +6,6 @@ leaves each job either before it or after it. Does not know HTTP, threads that r
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
 import secrets
@@ -59,7 +58,7 @@ class Store:
             DamagedFileError: the file there is no store of this version.
         """
         self.folder, self.limits = folder, limits or Limits()
-        self.pictures_folder = folder / "pictures"
+        self.pictures_folder, self._canvases = folder / "pictures", folder / "canvases"
         self.pictures_folder.mkdir(parents=True, exist_ok=True)
         self._lock = RLock()
         path = folder / "jobs.sqlite"
@@ -105,13 +104,12 @@ class Store:
             KeyReusedError: the key came before with another request.
         """
         requests = json.dumps([request.model_dump() for request in order.requests], sort_keys=True)
-        digest = hashlib.sha256(f"{order.model}\0{requests}".encode()).hexdigest()
         with self._change() as base:
             known = base.execute(
                 "SELECT id, digest FROM jobs WHERE client = ? AND key = ?", (order.client, order.key or None)
             ).fetchone()
             if known is not None:
-                if known["digest"] != digest:
+                if known["digest"] != order.digest:
                     raise KeyReusedError(
                         f"The idempotency key '{order.key}' stood for another request. Take a new key."
                     )
@@ -121,8 +119,19 @@ class Store:
             base.execute(
                 "INSERT INTO jobs (id, client, key, digest, model, dialect, requests, state, created)"
                 " VALUES (?, ?, ?, ?, ?, ?, ?, 'waiting', ?)",
-                (name, order.client, order.key or None, digest, order.model, order.dialect, requests, now),
+                (
+                    name,
+                    order.client,
+                    order.key or None,
+                    order.digest,
+                    order.model,
+                    order.dialect,
+                    requests,
+                    now,
+                ),
             )
+            if order.canvas is not None:  # within the lock: `sweep` must not come between
+                self._keep_canvas(order.canvas)
         return self.job(name)
 
     def _refuse_when_full(
@@ -138,15 +147,6 @@ class Store:
                 retry_after_s(every),
             )
 
-    def keep_canvas(self, canvas: Canvas) -> None:
-        """Keep what jobs paint over, under its hash, as long as the folder is there."""
-        for digest, image in canvas.by_digest().items():
-            path = self._canvas(digest)
-            if not path.is_file():
-                buffer = io.BytesIO()
-                image.save(buffer, "PNG")
-                write_atomic(path, buffer.getvalue())
-
     def canvases(self, request: Request) -> dict[str, Image.Image]:
         """What a request paints over, as `pipeline.sample` takes it.
 
@@ -158,8 +158,25 @@ class Store:
         mask = self._canvas(request.mask) if request.mask else None
         return read_canvas(self._canvas(request.image), mask).by_digest()
 
+    def sweep(self) -> None:
+        """Let go of canvases that no waiting or running job paints over."""
+        with self._lock:
+            rows = self._base.execute("SELECT requests FROM jobs WHERE state IN ('waiting', 'running')")
+            asked = [request for row in rows for request in json.loads(row["requests"])]
+            needed = {request.get(part) for request in asked for part in ("image", "mask")}
+            for path in self._canvases.glob("*.png"):
+                if path.stem not in needed:
+                    path.unlink(missing_ok=True)
+
+    def _keep_canvas(self, canvas: Canvas) -> None:
+        for digest, image in canvas.by_digest().items():
+            if not self._canvas(digest).is_file():
+                buffer = io.BytesIO()
+                image.save(buffer, "PNG")
+                write_atomic(self._canvas(digest), buffer.getvalue())
+
     def _canvas(self, digest: str) -> Path:
-        return self.folder / "canvases" / f"{digest}.png"
+        return self._canvases / f"{digest}.png"
 
     def claim(self) -> Job | None:
         """Take the next job to run: clients take turns, each in its own order. None: nothing waits."""

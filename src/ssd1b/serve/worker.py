@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import base64
 import io
+import json
 import logging
+import sqlite3
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from threading import Event as Flag
 from threading import Thread
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from ssd1b.base.errors import UserError
 from ssd1b.generate.picture import picture_bytes
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
     from ssd1b.generate.model import Model
     from ssd1b.generate.request import Request
 
+T = TypeVar("T")
 log = logging.getLogger("ssd1b.serve")
 PREVIEW_EVERY_S = 0.25
 
@@ -74,7 +77,10 @@ class Now:
 class Worker:
     """Runs jobs until it is told to stop."""
 
-    def __init__(self, store: Store, residence: Residence, broker: Broker) -> None:
+    def __init__(
+        self, store: Store, residence: Residence, broker: Broker, *, log_prompts: bool = False
+    ) -> None:
+        self.log_prompts = log_prompts
         self.store, self.residence, self.broker = store, residence, broker
         self.measured = Measured()
         self.now: Now | None = None
@@ -85,7 +91,8 @@ class Worker:
     def start(self) -> None:
         """Begin; what a former server was running is marked as interrupted first."""
         for name in self.store.recover():
-            log.info("job %s was interrupted by the end of the last server", name)
+            log.info(json.dumps({"job": name, "state": State.INTERRUPTED.value}))
+        self.store.sweep()
         self._thread.start()
 
     def wake(self) -> None:
@@ -106,12 +113,22 @@ class Worker:
 
     def _work(self) -> None:
         while not self._stop.is_set():
-            job = self.store.claim()
-            if job is None:
+            job = self._kept_trying(self.store.claim)
+            if job is not None:
+                self._run(job)
+            elif not self._stop.is_set():
                 self._wake.wait(timeout=1.0)
                 self._wake.clear()
-                continue
-            self._run(job)
+
+    def _kept_trying(self, change: Callable[[], T]) -> T | None:
+        """A change of the store, again and again while the disk does not take it: the worker must not end."""
+        while True:
+            try:
+                return change()
+            except sqlite3.Error:
+                log.exception("the queue could not be written; is the disk full?")
+                if self._stop.wait(timeout=1.0):
+                    return None
 
     def _run(self, job: Job) -> None:
         """Make one job's pictures; whatever happens, it gets an end and its listeners hear of it."""
@@ -131,9 +148,26 @@ class Worker:
             log.exception("job %s failed", job.id)
             state, error = State.FAILED, "The server could not make this; its log has the reason."
         self.now = None
-        self.store.finish(job.id, state, error)
-        self.measured.ended(state, time.monotonic() - start)
+        seconds = time.monotonic() - start
+        self._kept_trying(lambda: self.store.finish(job.id, state, error))
+        self._kept_trying(self.store.sweep)
+        self.measured.ended(state, seconds)
+        self._log(job, state, seconds)
         self.broker.tell(Event(job.id, state.value, {"error": error} if error else {}))
+
+    def _log(self, job: Job, state: State, seconds: float) -> None:
+        """One line of JSON a job; its prompt only where that was asked for."""
+        order = job.order
+        told: dict[str, object] = {
+            "job": job.id,
+            "state": state.value,
+            "model": order.model,
+            "dialect": order.dialect,
+        }
+        told |= {"pictures": len(order.requests), "seconds": round(seconds, 3)}
+        if self.log_prompts:
+            told |= {"prompt": order.requests[0].prompt, "negative": order.requests[0].negative or ""}
+        log.info(json.dumps(told))
 
     def _make(self, job: Job) -> None:
         self._refuse_to_go_on(job.id)
