@@ -7,7 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import torch
 from accelerate.hooks import ModelHook, add_hook_to_module, remove_hook_from_module
 from diffusers import (
     AutoencoderTiny,
@@ -16,6 +15,7 @@ from diffusers import (
     StableDiffusionXLPipeline,
 )
 from PIL import Image
+from tests.generate.stock import size_of, stock_picture
 from tests.generate.test_modes import CANVAS, assert_same
 from tests.tiny import tiny_pipeline, tiny_stock
 
@@ -178,19 +178,10 @@ def test_a_name_that_the_package_does_not_hand_out_is_missing_as_in_any_module()
         ssd1b.lode  # noqa: B018
 
 
-def stock_picture(stock: StableDiffusionXLPipeline, request: ssd1b.Request, **more: object) -> Image.Image:
+def drawn_by_stock(stock: StableDiffusionXLPipeline, request: ssd1b.Request, **more: object) -> Image.Image:
     """What a stock pipeline makes of a request, as its users call it."""
     stock.set_progress_bar_config(disable=True)
-    size = {} if more else {"width": request.width, "height": request.height}
-    return stock(
-        request.prompt,
-        negative_prompt=request.negative,
-        num_inference_steps=request.steps,
-        guidance_scale=request.guidance,
-        generator=torch.Generator("cpu").manual_seed(request.seed),
-        **size,
-        **more,
-    ).images[0]
+    return stock_picture(stock, request, **(more or size_of(request)))
 
 
 def modules_of(model: Model) -> tuple[object, ...]:
@@ -202,13 +193,13 @@ def test_a_pipeline_given_to_diffusers_makes_the_same_picture_there(
     pipe: ssd1b.Pipeline, negative: str | None
 ) -> None:
     ours = pipe("a fox, flat style", negative=negative, guidance=5.0, seed=7, **QUICK)
-    assert_same(ours.images[0], stock_picture(pipe.to_diffusers(), ours.requests[0]))
+    assert_same(ours.images[0], drawn_by_stock(pipe.to_diffusers(), ours.requests[0]))
 
 
 def test_it_paints_over_a_picture_with_diffusers_own_class_too(pipe: ssd1b.Pipeline) -> None:
     ours = pipe("an owl", image=CANVAS.image, size=(64, 96), strength=0.6, steps=5, seed=7)
     stock = StableDiffusionXLImg2ImgPipeline(**pipe.to_diffusers().components, add_watermarker=False)
-    assert_same(ours.images[0], stock_picture(stock, ours.requests[0], image=CANVAS.image, strength=0.6))
+    assert_same(ours.images[0], drawn_by_stock(stock, ours.requests[0], image=CANVAS.image, strength=0.6))
 
 
 @pytest.mark.parametrize("scheduler", ["euler", "dpm++-2m-karras", "unipc"])
@@ -220,7 +211,7 @@ def test_a_wrapped_pipeline_of_diffusers_makes_the_picture_it_makes_itself(
     stock.scheduler = schedulers.build(scheduler, stock.scheduler.config, steps=4)
     ours = ssd1b.wrap(stock)("a fox, flat style", guidance=5.0, seed=7, **QUICK)
     assert ours.requests[0].scheduler == scheduler, "the scheduler that is there is the default"
-    assert_same(ours.images[0], stock_picture(stock, ours.requests[0]))
+    assert_same(ours.images[0], drawn_by_stock(stock, ours.requests[0]))
 
 
 def test_a_wrapped_pipeline_that_takes_guidance_as_an_input_does_so_here() -> None:
@@ -229,7 +220,7 @@ def test_a_wrapped_pipeline_that_takes_guidance_as_an_input_does_so_here() -> No
     pipe = ssd1b.wrap(stock)
     ours = pipe("a fox", guidance=8.0, seed=7, **QUICK)
     assert pipe.model.takes_guidance and ours.requests[0].scheduler == "lcm"
-    assert_same(ours.images[0], stock_picture(stock, ours.requests[0]))
+    assert_same(ours.images[0], drawn_by_stock(stock, ours.requests[0]))
 
 
 def test_there_and_back_the_modules_are_the_same_and_so_is_the_file(
@@ -252,7 +243,7 @@ def test_a_tiny_decoder_goes_to_diffusers_and_comes_back(folder: Path, tmp_path:
     pipe = ssd1b.load(folder, device="cpu", engine="torch", tiny_decoder=tmp_path / "decoder")
     stock = pipe.to_diffusers()
     ours = pipe("a fox", guidance=5.0, seed=7, **QUICK)
-    assert_same(ours.images[0], stock_picture(stock, ours.requests[0]))
+    assert_same(ours.images[0], drawn_by_stock(stock, ours.requests[0]))
     back = ssd1b.wrap(stock)
     assert (pipe.model.decoder, back.model.decoder) == ("decoder", "tiny")
     assert back("a fox", guidance=5.0, seed=7, **QUICK).images[0].tobytes() == ours.images[0].tobytes()

@@ -13,7 +13,8 @@ from diffusers import LCMScheduler, StableDiffusionXLPipeline
 from PIL import Image
 from sd_parsers import ParserManager
 from tests.formats.loras import STYLES, random_changes, write_lora
-from tests.tiny import tiny_pipeline, tiny_unet
+from tests.generate.stock import size_of, stock_picture, stock_pipeline
+from tests.tiny import tiny_unet
 
 from ssd1b.base.errors import LayoutError, RequestError
 from ssd1b.generate import picture
@@ -51,34 +52,14 @@ def unheard(_: str) -> None:
     """Nobody listens."""
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_pipeline(tmp_path_factory.mktemp("tiny") / "model")
-
-
-@pytest.fixture(scope="module")
-def model(folder: Path) -> Model:
-    return read_model("tiny", folder, choose("cpu"))
-
-
 @pytest.fixture
 def stock(folder: Path) -> Iterator[StableDiffusionXLPipeline]:
-    pipeline = StableDiffusionXLPipeline.from_pretrained(folder, add_watermarker=False)
-    pipeline.set_progress_bar_config(disable=True)
-    yield pipeline
+    yield stock_pipeline(folder)
 
 
 def of_stock(stock: StableDiffusionXLPipeline, request: Request) -> Image.Image:
     """What diffusers itself makes of a request, as the pipeline now is."""
-    return stock(
-        request.prompt,
-        negative_prompt=request.negative,
-        width=request.width,
-        height=request.height,
-        num_inference_steps=request.steps,
-        guidance_scale=request.guidance,
-        generator=torch.Generator("cpu").manual_seed(request.seed),
-    ).images[0]
+    return stock_picture(stock, request, **size_of(request))
 
 
 def of_ours(model: Model, adapters: list[Adapter], request: Request) -> Image.Image:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,16 +13,14 @@ from diffusers import (
     StableDiffusionXLPipeline,
 )
 from PIL import Image, ImageDraw
-from tests.tiny import tiny_pipeline
+from tests.generate.stock import stock_picture
 
 from ssd1b.base.errors import RequestError
 from ssd1b.generate import schedulers
 from ssd1b.generate.canvas import Canvas
-from ssd1b.generate.load import read_model
 from ssd1b.generate.model import Model
 from ssd1b.generate.pipeline import batches, sample, sample_latents
 from ssd1b.generate.request import Request, request_of
-from ssd1b.models.device import choose
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning:diffusers")
 
@@ -59,23 +56,6 @@ OVER = {**FIELDS, "image": CANVAS.fields()["image"], "strength": 0.6}
 INSIDE = {**FIELDS, **CANVAS.fields(), "strength": 0.6}
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_pipeline(tmp_path_factory.mktemp("tiny") / "model")
-
-
-@pytest.fixture(scope="module")
-def model(folder: Path) -> Model:
-    return read_model("tiny", folder, choose("cpu"))
-
-
-@pytest.fixture(scope="module")
-def stock(folder: Path) -> StableDiffusionXLPipeline:
-    pipeline = StableDiffusionXLPipeline.from_pretrained(folder, add_watermarker=False)
-    pipeline.set_progress_bar_config(disable=True)
-    return pipeline
-
-
 def asked_of_stock(
     kind: Callable[..., object],
     stock: StableDiffusionXLPipeline,
@@ -87,14 +67,7 @@ def asked_of_stock(
     pipeline = kind(**stock.components, add_watermarker=False)
     pipeline.set_progress_bar_config(disable=True)
     pipeline.scheduler = schedulers.build(request.scheduler, own.scheduler_config, request.steps)
-    return pipeline(
-        request.prompt,
-        negative_prompt=request.negative,
-        num_inference_steps=request.steps,
-        guidance_scale=request.guidance,
-        generator=torch.Generator("cpu").manual_seed(request.seed),
-        **more,
-    ).images[0]
+    return stock_picture(pipeline, request, **more)
 
 
 def assert_same(ours: Image.Image, theirs: Image.Image) -> None:

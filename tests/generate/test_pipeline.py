@@ -12,6 +12,7 @@ from diffusers import StableDiffusionXLPipeline
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from tests.generate.stock import size_of, stock_picture
 from tests.tiny import tiny_pipeline, tiny_stock
 
 from ssd1b.base.errors import RequestError
@@ -38,35 +39,10 @@ FOX = Request(
 )
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_pipeline(tmp_path_factory.mktemp("tiny") / "model")
-
-
-@pytest.fixture(scope="module")
-def model(folder: Path) -> Model:
-    return read_model("tiny", folder, choose("cpu"))
-
-
-@pytest.fixture(scope="module")
-def stock(folder: Path) -> StableDiffusionXLPipeline:
-    pipeline = StableDiffusionXLPipeline.from_pretrained(folder, add_watermarker=False)
-    pipeline.set_progress_bar_config(disable=True)
-    return pipeline
-
-
-def stock_picture(pipeline: StableDiffusionXLPipeline, request: Request, own: Model) -> Image.Image:
+def drawn_by_stock(pipeline: StableDiffusionXLPipeline, request: Request, own: Model) -> Image.Image:
     """What diffusers itself makes of a request."""
     pipeline.scheduler = schedulers.build(request.scheduler, own.scheduler_config, request.steps)
-    return pipeline(
-        request.prompt,
-        negative_prompt=request.negative,
-        width=request.width,
-        height=request.height,
-        num_inference_steps=request.steps,
-        guidance_scale=request.guidance,
-        generator=torch.Generator("cpu").manual_seed(request.seed),
-    ).images[0]
+    return stock_picture(pipeline, request, **size_of(request))
 
 
 def assert_same(ours: Image.Image, theirs: Image.Image) -> None:
@@ -81,7 +57,7 @@ def test_every_scheduler_makes_the_picture_of_stock_diffusers(
     model: Model, stock: StableDiffusionXLPipeline, scheduler: str, guidance: float
 ) -> None:
     request = FOX.model_copy(update={"scheduler": scheduler, "guidance": guidance})
-    assert_same(sample(model, [request])[0], stock_picture(stock, request, model))
+    assert_same(sample(model, [request])[0], drawn_by_stock(stock, request, model))
 
 
 @pytest.mark.parametrize("negative", [None, "", "blurry"])
@@ -91,7 +67,7 @@ def test_an_empty_and_a_missing_negative_prompt_mean_what_they_mean_in_diffusers
 ) -> None:
     request = FOX.model_copy(update={"negative": negative})
     ours = sample(replace(model, zero_negative=force_zeros), [request])[0]
-    assert_same(ours, stock_picture(tiny_stock(force_zeros=force_zeros), request, model))
+    assert_same(ours, drawn_by_stock(tiny_stock(force_zeros=force_zeros), request, model))
 
 
 def test_the_model_index_decides_what_a_missing_negative_prompt_means(tmp_path: Path) -> None:
@@ -107,7 +83,7 @@ def test_a_model_that_takes_guidance_as_an_input_is_asked_once_a_step_as_in_diff
     folderless = _model_of(stock)
     request = FOX.model_copy(update={"scheduler": "lcm", "guidance": 8.0})
     assert folderless.takes_guidance
-    assert_same(sample(folderless, [request])[0], stock_picture(stock, request, folderless))
+    assert_same(sample(folderless, [request])[0], drawn_by_stock(stock, request, folderless))
 
 
 @pytest.mark.filterwarnings("ignore:`upcast_vae` is deprecated:FutureWarning")
@@ -116,7 +92,7 @@ def test_half_precision_makes_the_picture_of_stock_diffusers_up_to_rounding(fold
     stock = StableDiffusionXLPipeline.from_pretrained(folder, dtype=torch.float16, add_watermarker=False)
     stock.set_progress_bar_config(disable=True)
     request = FOX.model_copy(update={"steps": 2})
-    ours, theirs = sample(own, [request])[0], stock_picture(stock, request, own)
+    ours, theirs = sample(own, [request])[0], drawn_by_stock(stock, request, own)
     gap = np.asarray(ours).astype(int) - np.asarray(theirs).astype(int)
     assert np.abs(gap).max() <= 2, "torch's float16 on processors is not exact from call to call"
 
