@@ -116,19 +116,11 @@ class Store:
                 return self.job(known["id"])
             self._refuse_when_full(base, order.client, retry_after_s)
             name, now = secrets.token_urlsafe(12), time.time()
+            said = (order.client, order.key or None, order.digest, order.model, order.dialect, requests)
             base.execute(
                 "INSERT INTO jobs (id, client, key, digest, model, dialect, requests, state, created)"
                 " VALUES (?, ?, ?, ?, ?, ?, ?, 'waiting', ?)",
-                (
-                    name,
-                    order.client,
-                    order.key or None,
-                    order.digest,
-                    order.model,
-                    order.dialect,
-                    requests,
-                    now,
-                ),
+                (name, *said, now),
             )
             if order.canvas is not None:  # within the lock: `sweep` must not come between
                 self._keep_canvas(order.canvas)
